@@ -1,0 +1,35 @@
+# Two images: `serve`, without torch, and `train`. Each RUN step is one of the Makefile's commands, which the tests run
+# without a container engine.
+#
+#   docker build --target serve -t everlook .
+#   docker run -p 50051:50051 -p 9464:9464 -v everlook:/data everlook
+
+FROM python:3.11-slim AS base
+RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+
+FROM base AS serve-venv
+RUN make venv-serve PREFIX=/opt/everlook
+
+FROM base AS train-venv
+RUN make venv-train PREFIX=/opt/everlook
+
+FROM python:3.11-slim AS train
+COPY --from=train-venv /opt/everlook /opt/everlook
+ENV PATH=/opt/everlook/bin:$PATH
+RUN install -d -o 10001 -g 10001 /data
+USER 10001:10001
+VOLUME /data
+WORKDIR /data
+ENTRYPOINT ["python", "-m", "trainer"]
+
+FROM python:3.11-slim AS serve
+COPY --from=serve-venv /opt/everlook /opt/everlook
+ENV PATH=/opt/everlook/bin:$PATH EVERLOOK_DATA=/data EVERLOOK_HOST=0.0.0.0
+RUN install -d -o 10001 -g 10001 /data
+USER 10001:10001
+VOLUME /data
+WORKDIR /data
+EXPOSE 50051 9464
+ENTRYPOINT ["python", "-m", "server"]

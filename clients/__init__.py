@@ -1,0 +1,77 @@
+"""What apps import: `Client`, `AsyncClient`, the values they take and return, and the errors they raise."""
+
+from clients.aio import AsyncClient
+from clients.client import Client
+from clients.connection import Tls
+from clients.errors import (
+    Cancelled,
+    DataDamaged,
+    DeadlineExceeded,
+    EverlookClientError,
+    InvalidRequest,
+    ModelMismatch,
+    NotFound,
+    Overloaded,
+    PreconditionFailed,
+    ServerFault,
+    Unauthorized,
+    Unavailable,
+    Unimplemented,
+)
+from clients.retry import RetryPolicy
+from clients.types import (
+    Acknowledgement,
+    AnyOf,
+    Category,
+    CategoryState,
+    Embedding,
+    Filter,
+    Hit,
+    ImageLike,
+    Item,
+    MetadataValue,
+    Outcome,
+    Query,
+    Range,
+    SearchResult,
+    StoredImage,
+    StoredItem,
+)
+from clients.window import IngestLimits
+
+__all__ = [
+    "Acknowledgement",
+    "AnyOf",
+    "AsyncClient",
+    "Cancelled",
+    "Category",
+    "CategoryState",
+    "Client",
+    "DataDamaged",
+    "DeadlineExceeded",
+    "Embedding",
+    "EverlookClientError",
+    "Filter",
+    "Hit",
+    "ImageLike",
+    "IngestLimits",
+    "InvalidRequest",
+    "Item",
+    "MetadataValue",
+    "ModelMismatch",
+    "NotFound",
+    "Outcome",
+    "Overloaded",
+    "PreconditionFailed",
+    "Query",
+    "Range",
+    "RetryPolicy",
+    "SearchResult",
+    "ServerFault",
+    "StoredImage",
+    "StoredItem",
+    "Tls",
+    "Unauthorized",
+    "Unavailable",
+    "Unimplemented",
+]

@@ -1,0 +1,178 @@
+"""The sync client. Safe to share between threads; `clients.aio` has the same methods for asyncio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from clients import wire
+from clients.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection, Tls
+from clients.errors import Cancelled, EverlookClientError, NotFound, from_rpc_error
+from clients.ingest import IngestStream
+from clients.retry import PATIENT, Attempts, RetryPolicy
+from clients.status import Status
+from clients.types import (
+    Acknowledgement,
+    Category,
+    Embedding,
+    Filter,
+    ImageLike,
+    Item,
+    Query,
+    SearchResult,
+    StoredImage,
+    StoredItem,
+)
+from clients.window import IngestLimits, Window
+
+T = TypeVar("T")
+
+
+class Client:
+    """One server. Connects with the first call, reconnects by itself, and closes at the end of a `with` block.
+
+    timeout_s: the deadline of each call, all its attempts together; each method takes its own. retries: when a failed
+    call is tried again; unless it is set, an ingest is more patient than other calls. Every method raises
+    EverlookClientError and nothing else of the network.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: RetryPolicy | None = None,
+        tls: Tls | None = None,
+        token: str | None = None,
+    ) -> None:
+        connection = Connection(target, tls, token)
+        self._timeout_s = timeout_s
+        self._retries = retries or RetryPolicy()
+        self._ingest_retries = retries or PATIENT
+        self._metadata = connection.metadata
+        self._closed = False
+        self._channel = (
+            grpc.secure_channel(target, tls.credentials(), CHANNEL_OPTIONS)
+            if tls is not None
+            else grpc.insecure_channel(target, CHANNEL_OPTIONS)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection; calls that are under way raise Cancelled."""
+        self._closed = True
+        self._channel.close()
+
+    # ---- search
+
+    def search(
+        self,
+        *,
+        image: ImageLike | None = None,
+        vector: Embedding | None = None,
+        item_id: str | None = None,
+        k: int | None = None,
+        filter: Filter | None = None,
+        exact: bool = False,
+        min_score: float | None = None,
+        include_metadata: bool = False,
+        timeout_s: float | None = None,
+    ) -> SearchResult:
+        """The items that look most like one photo, vector or item; `clients.types.Query` explains the arguments."""
+        query = Query(image, vector, item_id, k, filter, exact, min_score, include_metadata)
+        return self._run(wire.search(query), timeout_s)
+
+    def search_batch(
+        self, queries: Sequence[Query], *, timeout_s: float | None = None
+    ) -> list[SearchResult | EverlookClientError]:
+        """Several searches in one call, in their order; a query that fails has its error in its place."""
+        return self._run(wire.search_batch(queries), timeout_s)
+
+    def embed(self, image: ImageLike, *, timeout_s: float | None = None) -> Embedding:
+        """The vector of a photo, and the model that made it."""
+        return self._run(wire.embed(image), timeout_s)
+
+    # ---- catalogue
+
+    def put(self, item: Item, image: ImageLike | None, *, timeout_s: float | None = None) -> Acknowledgement:
+        """Adds or replaces one item; it is on disk and found once this returns. `image` None keeps the item's photo."""
+        return self._run(wire.put(item, image), timeout_s)
+
+    def delete(self, item_id: str, *, timeout_s: float | None = None) -> int | None:
+        """Removes one item; returns the removal's `seq`, or None when a repeated attempt found it gone already.
+
+        Errors: NotFound when there was no such item.
+        """
+        return self._run(wire.delete(item_id), timeout_s)
+
+    def get(self, item_id: str, *, timeout_s: float | None = None) -> StoredItem:
+        """What the server holds of one item. Errors: NotFound."""
+        return self._run(wire.get(item_id), timeout_s)
+
+    def get_many(self, ids: Iterable[str], *, timeout_s: float | None = None) -> list[StoredItem]:
+        """Those of the items that exist, in the order of `ids`; as many calls as that takes, each with its deadline."""
+        return [item for call in wire.get_many(ids) for item in self._run(call, timeout_s)]
+
+    def get_image(self, item_id: str, *, timeout_s: float | None = None) -> StoredImage:
+        """The photo of one item, the bytes that were sent. Errors: NotFound."""
+        return self._run(wire.get_image(item_id), timeout_s)
+
+    def categories(self, *, timeout_s: float | None = None) -> Iterator[Category]:
+        """All categories by name, fetched a page at a time; the deadline is each page's."""
+        token: str | None = ""
+        while token is not None:
+            page, token = self._run(wire.categories_page(token), timeout_s)
+            yield from page
+
+    def ingest(
+        self, items: Iterable[tuple[Item, ImageLike]], *, limits: IngestLimits | None = None
+    ) -> Iterator[Acknowledgement]:
+        """Adds many items; yields one acknowledgement or error for each, not always in their order.
+
+        `items` may be endless: it is read in another thread, only as far ahead as `limits` allows. A broken stream is
+        opened again and what was not acknowledged sent again. What `items` raises is raised here, once everything
+        before it has been answered. Closing the iterator, or leaving its loop, cancels the rest.
+        """
+        window = Window(limits or IngestLimits(), self._ingest_retries)
+
+        def open_stream(requests: Iterator[bytes]) -> Any:
+            call: Any = self._open_channel().stream_stream(wire.INGEST_PATH)
+            return call(requests, timeout=window.limits.stream_s, metadata=self._metadata)
+
+        return iter(IngestStream(open_stream, items, window))
+
+    # ---- operation
+
+    def status(self, *, timeout_s: float | None = None) -> Status:
+        """What the server is doing now."""
+        return self._run(wire.status(), timeout_s)
+
+    def _open_channel(self) -> grpc.Channel:
+        if self._closed:
+            raise Cancelled("this client is closed")
+        return self._channel
+
+    def _run(self, call: wire.Call[T], timeout_s: float | None) -> T:
+        attempts = Attempts(self._retries, self._timeout_s if timeout_s is None else timeout_s)
+        while True:
+            try:
+                invoke: Any = self._open_channel().unary_unary(call.path)
+                return call.answer(invoke(call.request, timeout=attempts.remaining_s, metadata=self._metadata))
+            except grpc.RpcError as failed:
+                if self._closed:
+                    raise Cancelled("this client was closed during the call") from None
+                error = from_rpc_error(failed)
+            if call.when_gone is not None and attempts.maybe_done and isinstance(error, NotFound):
+                return call.when_gone()
+            time.sleep(attempts.pause_s(error))

@@ -1,0 +1,70 @@
+"""The demo's own server process."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_READY = re.compile(r"serving on (\S+), metrics on (\S+)")
+
+
+class DemoServer:
+    """`with DemoServer(data)` runs a real server on a free port. What it logs goes to server.log beside the data."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._process: subprocess.Popen[str] | None = None
+        self.target = ""
+        self.metrics_url = ""
+        self.started_in_s = 0.0
+
+    def __enter__(self) -> Self:
+        """Errors: RuntimeError with the end of the log when the server does not start."""
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._close()
+
+    def kill_and_restart(self) -> None:
+        """SIGKILL, then a new process on the same data; `started_in_s` is how long that one took."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._close()
+        self._start()
+
+    def _start(self) -> None:
+        began = time.monotonic()
+        log = self._data.parent / "server.log"
+        command = [sys.executable, "-m", "server", "--data", str(self._data), "--port", "0", "--metrics-port", "0"]
+        with log.open("a") as errors:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603
+        line = self._process.stdout.readline() if self._process.stdout else ""
+        ready = _READY.search(line)
+        if ready is None:
+            self._process.kill()
+            self._process.wait()
+            self._close()
+            raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
+        self.target, self.metrics_url = ready.groups()
+        self.started_in_s = time.monotonic() - began
+
+    def _close(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None

@@ -1,0 +1,84 @@
+"""The data directory, where the three programs meet.
+
+<data>/lock             held by the one server that writes here
+<data>/catalogue.db     items, photos and vectors (SQLite; absent when a database URL is set)
+<data>/models/<id>/     published models, by the first 16 digits of their id
+<data>/generations/<n>/ published generations, by number
+<data>/live.json        which generation is live
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from indexer.errors import NotServing
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """Paths below one data directory."""
+
+    root: Path
+
+    @property
+    def catalogue_url(self) -> str:
+        return f"sqlite:///{self.root / 'catalogue.db'}"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def generations(self) -> Path:
+        return self.root / "generations"
+
+    @property
+    def live(self) -> Path:
+        return self.root / "live.json"
+
+    def model(self, model_id: str) -> Path:
+        return self.models / model_id[:16]
+
+    def generation(self, number: int) -> Path:
+        return self.generations / f"{number:08d}"
+
+    def create(self) -> None:
+        """Makes the folders that are missing."""
+        self.models.mkdir(parents=True, exist_ok=True)
+        self.generations.mkdir(parents=True, exist_ok=True)
+
+
+@dataclass
+class Lock:
+    """`with Lock(data):` holds the directory for one writing process. The kernel releases it when the process dies."""
+
+    data: DataDir
+    _fd: int = field(default=-1, init=False)
+
+    def __enter__(self) -> Self:
+        """Errors: NotServing when another process holds it."""
+        self.data.root.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.data.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise NotServing(
+                f"{self.data.root} is in use by process {holder or 'unknown'}; stop it first, or choose another folder"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+        self._fd = -1

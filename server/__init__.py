@@ -1,0 +1,1 @@
+"""The network face: gRPC, batching, metrics. Stands over indexer, and never imports torch."""

@@ -1,0 +1,103 @@
+"""Every metric of the server, on a registry that the caller passes in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from indexer.errors import EverlookError, Overloaded, QueueFull, StorageFull
+from server.batching import Lane
+
+log = logging.getLogger(__name__)
+
+_FAST = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class Metrics:
+    """Counters and histograms that the code writes to. Gauges are read off at each scrape, by `Snapshot`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.calls = Counter("everlook_calls", "Finished calls.", ["rpc", "code"], registry=registry)
+        self.call_seconds = Histogram(
+            "everlook_call_seconds", "Time of a call in the server.", ["rpc"], buckets=_FAST, registry=registry
+        )
+        self.refusals = Counter(
+            "everlook_refusals", "Work refused because a bound was reached.", ["reason"], registry=registry
+        )
+        self.expired = Counter(
+            "everlook_expired", "Jobs dropped unrun: nobody waited for them any more.", ["lane"], registry=registry
+        )
+        self.stage_seconds = Histogram(
+            "everlook_stage_seconds",
+            "Time of one stage of processing a batch: queue (per job), decode, encode, search, commit.",
+            ["lane", "stage"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.batch_jobs = Histogram(
+            "everlook_batch_jobs", "Jobs taken together.", ["lane"], buckets=(1, 2, 4, 8, 16, 32, 64), registry=registry
+        )
+        self.items_written = Counter("everlook_items_written", "Acknowledged writes.", ["outcome"], registry=registry)
+        self.items_refused = Counter(
+            "everlook_items_refused", "Items of ingest streams refused.", ["reason"], registry=registry
+        )
+        self.merges = Counter(
+            "everlook_merges", "Merges of the delta into the main segment.", ["result"], registry=registry
+        )
+        # What alerts look at is 0 from the start: the first increase of a series that appears with it goes unseen.
+        for lane in Lane:
+            self.expired.labels(lane=lane.label)
+        for kind in (QueueFull, StorageFull):
+            self.refusals.labels(reason=kind.reason)
+        for result in ("ok", "failed"):
+            self.merges.labels(result=result)
+
+    def count_refusal(self, error: EverlookError) -> None:
+        """Counts an error that ends a call, or one query or item of it, when the reason is a bound that was reached."""
+        if isinstance(error, Overloaded):
+            self.refusals.labels(reason=error.reason).inc()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of the server at one scrape."""
+
+    gauges: dict[str, tuple[str, float]]
+    """Name without prefix -> (help, value)."""
+    queues: dict[str, tuple[int, int]]
+    """Lane -> (depth, capacity)."""
+    info: dict[str, str]
+    """Labels of everlook_generation_info."""
+
+
+class SnapshotCollector(Collector):
+    """Turns a snapshot into gauges at each scrape. Without a catalogue to read there are none; the counters stay."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            now = self._snapshot()
+        except EverlookError as error:
+            log.error("the gauges cannot be read: %s", error)
+            return
+        for name, (text, value) in now.gauges.items():
+            yield GaugeMetricFamily(f"everlook_{name}", text, value=value)
+        depth = GaugeMetricFamily("everlook_queue_depth", "Jobs waiting.", labels=["lane"])
+        capacity = GaugeMetricFamily("everlook_queue_capacity", "Jobs that may wait.", labels=["lane"])
+        for lane, (waiting, most) in now.queues.items():
+            depth.add_metric([lane], waiting)
+            capacity.add_metric([lane], most)
+        yield depth
+        yield capacity
+        yield InfoMetricFamily("everlook_generation", "The live generation.", value=now.info)

@@ -1,0 +1,89 @@
+"""What an operator can set for `everlook serve`: by flag (`--max-batch 8`) or environment (`EVERLOOK_MAX_BATCH=8`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The Everlook server. Flags win over the environment (EVERLOOK_PORT=...), the environment over the defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVERLOOK_",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_prog_name="everlook serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+    )
+
+    data: Path = Path("everlook-data")
+    """Data directory: catalogue, models, generations."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(50051, ge=0, le=65535)
+    """gRPC port; 0 takes a free one."""
+    metrics_port: int = Field(9464, ge=0, le=65535)
+    """Port of the Prometheus page; 0 takes a free one."""
+    tls_cert: Path | None = None
+    """The server's certificate chain (PEM), which turns TLS on; together with --tls-key."""
+    tls_key: Path | None = None
+    """The private key of that certificate (PEM)."""
+    tls_client_ca: Path | None = None
+    """Certificate authorities (PEM) of which a client must show a certificate: mutual TLS."""
+    database_url: str | None = None
+    """SQLAlchemy URL of the catalogue; unset is SQLite in the data directory."""
+
+    threads: int = Field(os.cpu_count() or 1, ge=1)
+    """Worker threads, each decoding, encoding and searching a batch by itself."""
+    max_batch: int = Field(8, ge=1, le=256)
+    """Queries encoded together: more is better throughput on a GPU, and slower to answer."""
+    max_ingest_batch: int = Field(8, ge=1, le=256)
+    """Ingested photos encoded together."""
+    query_queue: int = Field(256, ge=1)
+    """Queries that may wait; one more is refused."""
+    query_queue_bytes: int = Field(256 << 20, ge=1 << 20)
+    """Photo bytes of the queries that may wait."""
+    ingest_queue: int = Field(512, ge=1)
+    """Writes under way over all callers: beyond it streams wait and single calls are refused."""
+    ingest_queue_bytes: int = Field(256 << 20, ge=1 << 20)
+    """Photo bytes of the writes under way over all callers."""
+    ingest_window: int = Field(64, ge=1)
+    """Unacknowledged items of one ingest stream before the server stops reading it."""
+    ingest_patience_s: float = Field(0.1, gt=0)
+    """Seconds without a turn after which waiting writes get one before waiting queries."""
+
+    max_image_bytes: int = Field(20 << 20, ge=1024)
+    """Largest photo file, in bytes."""
+    max_image_pixels: int = Field(64_000_000, ge=1)
+    """Largest photo, width times height."""
+    max_message_bytes: int = Field(32 << 20, ge=1 << 20)
+    """Largest gRPC message, in bytes."""
+    max_concurrent_calls: int = Field(256, ge=1)
+    """Calls open at once; one more is refused."""
+
+    merge_min_entries: int = Field(1024, ge=1)
+    """Entries in the delta, or tombstones, below which the index is not merged."""
+    merge_ratio: float = Field(0.1, gt=0, le=10)
+    """Delta or tombstones, as a share of the main segment, that start a merge."""
+    keep_generations: int = Field(2, ge=1)
+    """Generations kept on disk, the live one included."""
+    drain_s: float = Field(10.0, ge=0)
+    """Seconds that calls under way get to finish when the server stops."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages that are logged."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self

@@ -1,0 +1,153 @@
+"""What the server says of itself: to `Admin.Status`, to `Admin.ListGenerations`, and to Prometheus."""
+
+from __future__ import annotations
+
+import os
+import time
+from importlib.metadata import PackageNotFoundError, version
+
+from indexer.engine import Engine
+from indexer.errors import Damaged
+from indexer.generation import load_info, numbers
+from indexer.model import load_manifest
+from indexer.validate import Limits
+from server import wire
+from server.batching import Lane
+from server.metrics import Snapshot
+from server.pipeline import Pipeline
+from server.settings import Settings
+from server.wire import pb
+
+
+class ServerState:
+    """Reads the running parts. Its methods block on the catalogue: not for the event loop."""
+
+    def __init__(self, engine: Engine, pipeline: Pipeline, settings: Settings, limits: Limits) -> None:
+        self._engine = engine
+        self._pipeline = pipeline
+        self._settings = settings
+        self._limits = limits
+        self._started_at = time.time()
+
+    def status(self) -> pb.StatusResponse:
+        """The whole status."""
+        totals = self._engine.catalogue.totals()
+        return pb.StatusResponse(
+            version=everlook_version(),
+            started_at=wire.timestamp(self._started_at),
+            serving=self._engine.writing,
+            generation=self._live(),
+            catalogue=pb.CatalogueStatus(
+                items=totals.items,
+                categories=totals.categories,
+                images=totals.photos,
+                image_bytes=totals.photo_bytes,
+                seq=totals.last_seq,
+            ),
+            devices=[
+                pb.Device(role=each.role, provider=each.provider, threads=each.threads, note=each.note)
+                for each in self._engine.device_infos
+            ],
+            queues=[
+                pb.Queue(name=name, depth=depth, capacity=capacity)
+                for name, (depth, capacity) in self._queues().items()
+            ],
+            limits=self._limits_message(),
+            programs=[pb.Program(name="server", pid=os.getpid(), activity="serving")],
+        )
+
+    def generations(self) -> list[pb.Generation]:
+        """The generations on disk, newest first. Only what can be read is listed."""
+        live = self._live()
+        listed = [live]
+        for number in numbers(self._engine.data):
+            if number == live.number:
+                continue
+            try:
+                info = load_info(self._engine.data, number)
+                manifest = load_manifest(self._engine.data.model(info.model), verify=False)
+            except Damaged:
+                continue
+            listed.append(
+                pb.Generation(
+                    number=number,
+                    model=wire.model(manifest),
+                    state=pb.GENERATION_STATE_PREVIOUS if number < live.number else pb.GENERATION_STATE_CANDIDATE,
+                    created_at=wire.timestamp(info.created_at),
+                    seq=info.seq,
+                )
+            )
+        return sorted(listed, key=lambda each: each.number, reverse=True)
+
+    def snapshot(self) -> Snapshot:
+        """The gauges of one Prometheus scrape."""
+        totals = self._engine.catalogue.totals()
+        live = self._engine.live.current
+        return Snapshot(
+            gauges={
+                "items": ("Items in the catalogue.", totals.items),
+                "categories": ("Categories that have items.", totals.categories),
+                "photos": ("Photos in the catalogue.", totals.photos),
+                "photo_bytes": ("Size of the photos in bytes.", totals.photo_bytes),
+                "catalogue_seq": ("The last change of the catalogue.", totals.last_seq),
+                "main_entries": ("Entries of the main segment.", len(live.view.segment)),
+                "delta_entries": ("Entries of the delta.", len(live.view.delta)),
+                "tombstones": ("Dead entries of main segment and delta.", live.view.tombstones),
+                "writes_pending": ("Writes handed to the catalogue and not yet durable.", self._engine.queued_writes),
+            },
+            queues=self._queues(),
+            info={
+                "number": str(live.generation.number),
+                "model": live.generation.model.id,
+                "index": live.generation.segment.kind,
+                "version": everlook_version(),
+            },
+        )
+
+    def _queues(self) -> dict[str, tuple[int, int]]:
+        queue = self._pipeline.queue
+        return {lane.label: (queue.depth(lane), queue.capacity(lane)) for lane in Lane}
+
+    def _live(self) -> pb.Generation:
+        serving = self._engine.live.current
+        generation, view = serving.generation, serving.view
+        message = pb.Generation(
+            number=generation.number,
+            model=wire.model(generation.model),
+            state=pb.GENERATION_STATE_LIVE,
+            created_at=wire.timestamp(generation.info.created_at),
+            main_entries=len(view.segment),
+            delta_entries=len(view.delta),
+            tombstones=view.tombstones,
+            index=generation.segment.kind,
+            seq=generation.info.seq,
+        )
+        if generation.segment.recall is not None:
+            message.index_recall = generation.segment.recall
+        return message
+
+    def _limits_message(self) -> pb.Limits:
+        limits, settings = self._limits, self._settings
+        return pb.Limits(
+            dimension=self._engine.live.current.generation.model.dimension,
+            max_k=limits.max_k,
+            max_batch=limits.max_batch,
+            max_batch_get=limits.max_batch_get,
+            max_image_bytes=settings.max_image_bytes,
+            max_image_pixels=settings.max_image_pixels,
+            max_message_bytes=settings.max_message_bytes,
+            max_id_bytes=limits.max_id_bytes,
+            max_category_bytes=limits.max_category_bytes,
+            max_metadata_keys=limits.max_metadata_keys,
+            max_metadata_key_bytes=limits.max_metadata_key_bytes,
+            max_metadata_value_bytes=limits.max_metadata_value_bytes,
+            ingest_window=settings.ingest_window,
+        )
+
+
+def everlook_version() -> str:
+    """The installed version; "unknown" in a bare checkout."""
+    try:
+        return version("everlook")
+    except PackageNotFoundError:
+        return "unknown"

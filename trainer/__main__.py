@@ -16,6 +16,8 @@ from typing import NoReturn
 from indexer.datadir import DataDir
 from indexer.errors import EverlookError, InvalidInput
 from trainer import backbones
+from trainer.bench.command import add_arguments as bench_options
+from trainer.bench.command import main as bench
 from trainer.first_model import HEADS, FirstModel, Published, publish_first_model
 
 
@@ -42,12 +44,21 @@ def parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--seed", type=int, default=default.seed, help="of everything random (%(default)s)")
     export.add_argument("--json", action="store_true", help="print one JSON object")
+    bench_options(commands.add_parser("bench", help="compare methods: learn stages of categories, measure recall"))
     return root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     options = parser().parse_args(arguments)
+    try:
+        return bench(options) if options.command == "bench" else _export(options)
+    except (EverlookError, OSError) as error:
+        print(f"python -m trainer: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidInput) else 1
+
+
+def _export(options: argparse.Namespace) -> int:
     recipe = FirstModel(
         backbone=options.backbone,
         weights=options.weights,
@@ -56,11 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         head=options.head,
         seed=options.seed,
     )
-    try:
-        published = publish_first_model(DataDir(options.data).models, recipe)
-    except (EverlookError, OSError) as error:
-        print(f"python -m trainer: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InvalidInput) else 1
+    published = publish_first_model(DataDir(options.data).models, recipe)
     print(_as_json(published) if options.json else _as_text(published))
     return 0
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self
+from pathlib import Path
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer import backbones, heads
 from trainer.backbones import Backbone
 
 DIMENSION = 512  # of the embedding; the papers' too
@@ -70,3 +72,26 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return functional.normalize(self.features(images), dim=1)
+
+
+def create_network(
+    name: str,
+    image_size: int,
+    *,
+    seed: int,
+    init: Literal["pretrained", "random"] = "pretrained",
+    weights: Path | None = None,
+    dimension: int = DIMENSION,
+) -> EmbeddingNetwork:
+    """A network with the backbone of that name: pretrained, with an orthogonal head, or all random. `seed` decides.
+
+    Errors: InvalidField for an unknown backbone, an image size it cannot take, or weights that cannot be had.
+    """
+    backbone = backbones.find(name)
+    if init == "pretrained":
+        network = EmbeddingNetwork(backbone, backbones.create(name, image_size, weights), dimension)
+        network.set_head(*heads.orthogonal(backbone.width, dimension, torch.Generator().manual_seed(seed)))
+        return network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return EmbeddingNetwork(backbone, backbone.build(image_size), dimension)

@@ -140,16 +140,10 @@ class Protocol:
         return TrainingStage(number, names, tuple(path for path, _ in pairs), tuple(label for _, label in pairs))
 
 
-def one_task(folder: Path, *, first: int = 100, order: str = "name", split: Split | None = None) -> Protocol:
-    """The first categories, then all others at once. Errors: those of `build`."""
-    return build(folder, [first, len(_category_names(folder)) - first], order=order, split=split)
-
-
-def multi_task(
-    folder: Path, *, first: int = 100, step: int = 25, stages: int = 4, order: str = "name", split: Split | None = None
-) -> Protocol:
-    """The first categories, then `stages` times `step` more. Errors: those of `build`."""
-    return build(folder, [first, *[step] * stages], order=order, split=split)
+def halves(folder: Path, *, order: str = "name", split: Split | None = None) -> Protocol:
+    """One-task: half of the categories, then the other half (mutual, Tab. 1). Errors: those of `build`."""
+    count = len(_category_names(folder))
+    return build(folder, [count - count // 2, count // 2], order=order, split=split)
 
 
 def build(folder: Path, sizes: Sequence[int], *, order: str = "name", split: Split | None = None) -> Protocol:

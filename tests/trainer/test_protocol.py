@@ -10,7 +10,7 @@ import pytest
 
 from indexer.errors import InvalidField
 from tests.trainer import photo_folders
-from trainer.protocol import Part, Protocol, Split, build, check_photos, multi_task, one_task
+from trainer.protocol import Part, Protocol, Split, build, check_photos, halves
 
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 COUNTS = {f"c{i}": 10 for i in range(8)}
@@ -32,12 +32,12 @@ def names(protocol: Protocol) -> list[list[str]]:
     return [[category.name for category in stage] for stage in protocol.stages]
 
 
-def test_one_task_learns_the_first_categories_then_the_others(made: Path) -> None:
-    assert names(one_task(made, first=3)) == [["c0", "c1", "c2"], ["c3", "c4", "c5", "c6", "c7"]]
+def test_halves_learn_half_of_the_categories_then_the_others(made: Path) -> None:
+    assert names(halves(made)) == [["c0", "c1", "c2", "c3"], ["c4", "c5", "c6", "c7"]]
 
 
-def test_multi_task_learns_so_many_at_a_time(made: Path) -> None:
-    assert names(multi_task(made, first=2, step=2, stages=2)) == [["c0", "c1"], ["c2", "c3"], ["c4", "c5"]]
+def test_stages_have_the_sizes_that_are_asked_for(made: Path) -> None:
+    assert names(build(made, [2, 2, 2])) == [["c0", "c1"], ["c2", "c3"], ["c4", "c5"]]
 
 
 def test_a_shuffled_order_is_fixed_by_its_seed(made: Path) -> None:
@@ -187,7 +187,7 @@ def test_stages_that_the_folder_does_not_give_are_refused(sizes: list[int], made
 @pytest.mark.parametrize("first", [1, 7, 8, 100])
 def test_a_task_that_leaves_a_stage_without_two_categories_is_refused(first: int, made: Path) -> None:
     with pytest.raises(InvalidField, match="does not give stages"):
-        one_task(made, first=first)
+        build(made, [first, 8 - first])
 
 
 @pytest.mark.parametrize("order", ["", "random", "shuffled", "shuffled:", "shuffled:-1", "shuffled:x", "shuffled:²"])
@@ -242,13 +242,13 @@ def test_the_hash_of_the_photos_tells_changed_content(folder: Path) -> None:
 
 
 def test_the_birds_follow_the_usual_protocol(cub: Path) -> None:
-    protocol = multi_task(cub)
+    protocol = build(cub, [100, 25, 25, 25, 25])
     assert [len(stage) for stage in protocol.stages] == [100, 25, 25, 25, 25]
     first = protocol.stages[0][0]
     assert first.name == "001.Black_footed_Albatross"
     learned = len(first.train) + len(first.validation)
     assert learned == int(0.6 * (learned + len(first.test)) + 1e-9)
-    assert names(one_task(cub))[1][0].startswith("101.")
+    assert names(halves(cub))[1][0].startswith("101.")
 
 
 def test_the_groceries_say_their_parts_themselves(grocery: Path) -> None:

@@ -1,0 +1,26 @@
+"""How this process gets memory, for training on CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Final
+
+# mallopt's parameters, from malloc.h.
+_TRIM_THRESHOLD: Final = -1
+_MMAP_MAX: Final = -4
+
+
+def keep_freed_memory() -> bool:
+    """Has glibc keep what is freed, for the next step. Says whether it does; elsewhere nothing changes.
+
+    A step allocates and frees gigabytes in large pieces. By default each one is mapped anew from the system, which
+    clears it page by page: a third of the step's time (tests/bench/results/steps.json).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another libc
+        return False
+    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))

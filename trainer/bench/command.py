@@ -1,0 +1,160 @@
+"""`python -m trainer bench`: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from indexer.errors import InvalidField, StorageFull
+from trainer import backbones, methods, protocol
+from trainer.bench import config, pool
+from trainer.bench.config import Bench
+from trainer.network import create_network
+from trainer.protocol import Protocol, Split
+from trainer.stage import Schedule
+
+_METHODS = ("initial", "finetune", "fecd", "mutual", "joint")
+
+
+def add_arguments(bench: argparse.ArgumentParser) -> None:
+    """Every option of the bench, with its help."""
+    paper = Schedule()
+    bench.add_argument("photos", type=Path, metavar="PHOTOS", help="a folder of photos for each category")
+    bench.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; given again, it goes on there")
+    bench.add_argument(
+        "--sizes", type=_numbers, metavar="N,N,...", help="categories learned in each stage (one-task: half and half)"
+    )
+    bench.add_argument("--order", default="name", help="of categories: name, or shuffled:SEED (%(default)s)")
+    bench.add_argument("--split", default="order", help="of photos: order or prefix of file names (%(default)s)")
+    bench.add_argument("--train", type=float, default=Split().train, help="share of photos to train on (%(default)s)")
+    bench.add_argument(
+        "--validation", type=float, default=Split().validation, help="share of those that is held out (%(default)s)"
+    )
+    bench.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(_METHODS),
+        metavar="METHOD",
+        help=f"{', '.join(methods.names())}; with settings as in mutual:supporter=pretrained (%(default)s)",
+    )
+    bench.add_argument("--seeds", type=_numbers, default=(0, 1, 2), metavar="N,N,...", help="(0,1,2)")
+    bench.add_argument(
+        "--backbones", nargs="+", default=["efficientnet_lite0"], metavar="NAME", help=", ".join(backbones.names())
+    )
+    bench.add_argument("--weights", type=Path, metavar="FILE", help="weights of the backbone, in place of its own")
+    bench.add_argument("--image-size", type=int, default=128, metavar="PIXELS", help="(%(default)s)")
+    bench.add_argument("--first-steps", type=int, default=6000, metavar="N", help="of the first stage (%(default)s)")
+    bench.add_argument("--steps", type=int, default=paper.steps, metavar="N", help="of each later one (%(default)s)")
+    bench.add_argument(
+        "--evaluate-every", type=int, default=0, metavar="STEPS", help="recall between the stages too (0: not)"
+    )
+    bench.add_argument("--learning-rate", type=float, default=paper.learning_rate, help="of Adam (%(default)s)")
+    bench.add_argument("--weight-decay", type=float, default=paper.weight_decay, help="of Adam (%(default)s)")
+    bench.add_argument("--p", type=int, default=paper.p, help="categories in a batch (%(default)s)")
+    bench.add_argument("--k", type=int, default=paper.k, help="photos of each (%(default)s)")
+    bench.add_argument("--jobs", type=int, default=0, help="runs side by side (0: one a core on CPU, one on a GPU)")
+    bench.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (auto: a GPU where there is one)")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs the bench; returns the exit code. Errors: EverlookError, OSError."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    bench = _bench(options)
+    config.keep(bench, options.out)
+    cores = os.cpu_count() or 1
+    jobs = options.jobs or (cores if bench.device == "cpu" else 1)
+    _check_space(bench, options.out, jobs)
+    try:
+        pool.run_all(bench, options.out, jobs=jobs, threads=max(1, cores // jobs), say=_say)
+    except KeyboardInterrupt:
+        _say(f"interrupted; the same command goes on with what is in {options.out}")
+        return 130
+    _say(f"results: {options.out / 'results.md'}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> Bench:
+    photos = _protocol(options)
+    schedule = {field.name: getattr(options, field.name) for field in fields(Schedule) if field.name != "steps"}
+    bench = Bench(
+        protocol=photos,
+        photos_digest="",
+        methods=tuple(options.methods),
+        seeds=tuple(options.seeds),
+        backbones=tuple(options.backbones),
+        first=Schedule(options.first_steps, **schedule),
+        later=Schedule(options.steps, **schedule),
+        weights=options.weights,
+        image_size=options.image_size,
+        evaluate_every=options.evaluate_every,
+        device=_device(options.device),
+    )
+    bench.check()
+    return bench.reading(protocol.check_photos(photos, progress=_progress("photos read")))
+
+
+def _protocol(options: argparse.Namespace) -> Protocol:
+    split = Split(options.split, options.train, options.validation)
+    if options.sizes:
+        return protocol.build(options.photos, options.sizes, order=options.order, split=split)
+    return protocol.halves(options.photos, order=options.order, split=split)
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidField(f"there is no device {name}", field="device", got=name, expected="cpu or cuda") from error
+    return name
+
+
+def _check_space(bench: Bench, out: Path, jobs: int) -> None:
+    """A full disk is found out before hours are spent. Errors: StorageFull."""
+    largest = max(
+        sum(value.nbytes for value in create_network(name, bench.image_size, seed=0, init="random").state_dict().values())
+        for name in bench.backbones
+    )
+    models = len(bench.backbones) * len(bench.seeds) * len(bench.methods) * len(bench.protocol.stages)
+    needed = largest * (models + jobs * 2 * 2 * 3)  # two students, with Adam's two moments, old and new checkpoint
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise StorageFull(
+            f"{out} has {free >> 20} MiB free; the models and checkpoints of this bench need {needed >> 20} MiB",
+            field="out",
+            got=free,
+            expected=f"at least {needed} bytes",
+        )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between them") from error
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        if done == total or (sys.stderr.isatty() and done % 100 == 0):
+            _say(f"{done} of {total} {what}")
+
+    return progress
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -13,6 +13,7 @@ import grpc
 from clients import wire
 from clients.errors import EverlookClientError, Unavailable, from_rpc_error
 from clients.ingest import ENDED_EARLY, encode
+from clients.streams import answers_async
 from clients.types import Acknowledgement, ImageLike, Item
 from clients.window import Window
 
@@ -29,7 +30,7 @@ class AsyncIngestStream:
         self._changed = asyncio.Condition()
         self._call: Any = None
         self._ended = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
 
     async def __aiter__(self) -> AsyncIterator[Acknowledgement]:
         tasks = [asyncio.create_task(self._read_all()), asyncio.create_task(self._converse_all())]
@@ -67,8 +68,11 @@ class AsyncIngestStream:
     async def _keep_failure(self, work: Coroutine[Any, Any, None]) -> None:
         try:
             await work
-        except Exception as error:
-            self._failure = self._failure or error
+        except BaseException as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            self._failure = self._failure or error  # a cancellation too, when it is one of the source's own
 
     async def _read(self) -> None:
         async for item, image in _in_threads(self._source):
@@ -92,12 +96,15 @@ class AsyncIngestStream:
             statuses: list[_Status] = []
             self._call.add_done_callback(lambda call, seen=statuses: seen.append(_status_of(call)))
             try:
-                async for data in self._call:
-                    async with self._changed:
-                        self._window.receive(wire.acknowledgement(data))
-                        self._changed.notify_all()
+                async with contextlib.aclosing(answers_async(self._call, self._window.limits.stream_s)) as stream:
+                    async for data in stream:
+                        async with self._changed:
+                            self._window.receive(wire.acknowledgement(data))
+                            self._changed.notify_all()
             except grpc.aio.AioRpcError as broken:
                 error = _typed(broken, statuses)
+            except EverlookClientError as lost:
+                error = lost
             pause_s = 0.0
             async with self._changed:
                 if not self._window.drained:

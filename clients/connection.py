@@ -20,6 +20,10 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Repeating calls is the client's own work. A channel that repeats one by itself (a stream that reached a server as
+    # it stopped, and was not seen by it) loses that call's reads when it then cannot connect: they never end, whatever
+    # the deadline (grpcio 1.85).
+    ("grpc.enable_retries", 0),
 )
 
 

@@ -1,6 +1,7 @@
-"""The sync ingest: three threads around one `Window`, so that sending, receiving and the caller never wait in turn.
+"""The sync ingest: threads around one `Window`, so that sending, receiving and the caller never wait in turn.
 
-The reader pulls the source, as far as the window allows; grpc's own thread sends; the third opens streams and receives.
+The reader pulls the source, as far as the window allows; grpc's own thread sends; the third opens streams and takes in
+their answers, which `clients.streams` reads.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import grpc
 from clients import wire
 from clients.connection import MAX_MESSAGE_BYTES
 from clients.errors import EverlookClientError, InvalidRequest, Unavailable, from_rpc_error
+from clients.streams import answers
 from clients.types import Acknowledgement, ImageLike, Item
 from clients.window import Window
 
@@ -48,7 +50,7 @@ class IngestStream:
         self._call: Any = None
         self._closed = False
         self._ended = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
 
     def __iter__(self) -> Iterator[Acknowledgement]:
         for name, work in (("read", self._read), ("converse", self._converse)):
@@ -79,7 +81,7 @@ class IngestStream:
     def _guard(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except Exception as error:
+        except BaseException as error:  # the caller's thread raises it
             with self._changed:
                 self._failure = self._failure or error
                 self._ended = self._ended or work == self._converse
@@ -111,12 +113,14 @@ class IngestStream:
         while self._begin():
             error: EverlookClientError = Unavailable(ENDED_EARLY)
             try:
-                for data in self._call:
+                for data in answers(self._call, self._window.limits.stream_s):
                     with self._changed:
                         self._window.receive(wire.acknowledgement(data))
                         self._changed.notify_all()
             except grpc.RpcError as broken:
                 error = from_rpc_error(broken)
+            except EverlookClientError as lost:
+                error = lost
             with self._changed:
                 if not self._closed and not self._window.drained:
                     pause_s = self._window.break_stream(error)

@@ -202,6 +202,17 @@ def test_what_the_source_raises_comes_after_the_answers_to_what_it_gave(server: 
 
 
 @both
+def test_a_source_that_is_cancelled_ends_the_ingest(server: FakeServer, ingest: Any) -> None:
+    def cancelled() -> Iterator[tuple[Item, bytes]]:
+        yield from items(5)
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        list(ingest(server.target, cancelled()))
+    assert len(server.items) == 5
+
+
+@both
 def test_no_items_need_no_server(ingest: Any) -> None:
     assert list(ingest("127.0.0.1:1", [])) == []
 
@@ -268,6 +279,33 @@ def test_cancelling_the_task_ends_its_stream(server: FakeServer) -> None:
                 await task
             assert task.cancelled()
             assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+
+
+def test_closing_the_client_raises_cancelled_in_its_ingest(server: FakeServer) -> None:
+    server.gate.clear()
+    client = Client(server.target, retries=QUICK)
+    threading.Timer(0.2, client.close).start()
+    with pytest.raises(errors.Cancelled):
+        list(client.ingest(items(5)))
+
+
+def test_closing_the_asyncio_client_raises_cancelled_in_its_ingest(server: FakeServer) -> None:
+    server.gate.clear()
+
+    async def main() -> None:
+        client = AsyncClient(server.target, retries=QUICK)
+
+        async def close_soon() -> None:
+            await asyncio.sleep(0.2)
+            await client.close()
+
+        closing = asyncio.create_task(close_soon())
+        async with asyncio.timeout(10):
+            with pytest.raises(errors.Cancelled):
+                [answer async for answer in client.ingest(items(5))]
+        await closing
 
     asyncio.run(main())
 

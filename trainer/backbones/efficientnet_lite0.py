@@ -61,10 +61,11 @@ def normed(conv: SameConv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
     Gradients of weight, scale and shift are those of the two layers. Exported, they stay two: the runtime merges them.
     """
-    if norm.training or torch.compiler.is_exporting():
+    mean, variance = norm.running_mean, norm.running_var
+    if norm.training or mean is None or variance is None or torch.compiler.is_exporting():
         return cast(Tensor, norm(conv(x)))
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return conv.convolve(x, conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return conv.convolve(x, conv.weight * scale[:, None, None, None], norm.bias - mean * scale)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

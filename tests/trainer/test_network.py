@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from indexer.errors import InvalidField
+from tests.trainer import tiny
 from trainer import backbones
-from trainer.network import EmbeddingNetwork, FrozenBatchNorm2d
+from trainer.methods import Init
+from trainer.network import DIMENSION, EmbeddingNetwork, FrozenBatchNorm2d, create_network
 
 LITE0 = backbones.find("efficientnet_lite0")
 
@@ -90,9 +95,79 @@ def test_the_state_is_the_backbones_and_the_heads(network: EmbeddingNetwork) -> 
 
 def test_a_layout_is_kept_that_is_fast_on_a_cpu(network: EmbeddingNetwork, images: Tensor) -> None:
     seen: list[bool] = []
-    for name in ("bn0", "blocks.5.bn1", "bn1"):
+    for name in ("blocks.0", "blocks.5", "blocks.15"):
         network.backbone.get_submodule(name).register_forward_hook(
             lambda module, given, result: seen.append(result.is_contiguous(memory_format=torch.channels_last))
         )
     network(images)
     assert seen == [True, True, True]
+
+
+class TestCreate:
+    INITS: tuple[Init, ...] = ("pretrained", "random")
+
+    @staticmethod
+    def made(seed: int, init: Init, **options: Any) -> dict[str, Tensor]:
+        return tiny.weights(create_network("efficientnet_lite0", 64, seed=seed, init=init, **options))
+
+    def test_pretrained_is_the_backbone_as_published_with_an_orthogonal_head(self) -> None:
+        network = create_network("efficientnet_lite0", 64, seed=3)
+        published = backbones.create("efficientnet_lite0", 64).state_dict()
+        assert all(torch.equal(value, published[name]) for name, value in network.backbone.state_dict().items())
+        weight = network.head.weight.detach()
+        assert weight.shape == (DIMENSION, LITE0.width)
+        torch.testing.assert_close(weight @ weight.T, torch.eye(DIMENSION), rtol=0, atol=1e-5)
+        assert not network.head.bias.any()
+
+    @pytest.mark.parametrize("init", INITS)
+    def test_the_seed_decides_and_global_random_numbers_have_no_part(self, init: Init) -> None:
+        first = self.made(3, init)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(77)
+            assert tiny.same(self.made(3, init), first)
+        assert not torch.equal(self.made(4, init)["/head.weight"], first["/head.weight"])
+
+    def test_random_weights_are_not_drawn_from_the_global_random_numbers(self) -> None:
+        before = torch.get_rng_state()
+        self.made(3, "random")
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_random_has_nothing_of_the_published_weights(self) -> None:
+        pretrained, random, other = self.made(3, "pretrained"), self.made(3, "random"), self.made(4, "random")
+        assert pretrained.keys() == random.keys()
+        filters = [name for name in random if "conv" in name or name == "/head.weight"]
+        assert len(filters) == 50
+        for name in filters:
+            assert not torch.isclose(random[name], pretrained[name]).float().mean() > 0.5, name
+            assert not torch.equal(random[name], other[name]), name
+
+    @pytest.mark.parametrize("init", INITS)
+    def test_both_have_frozen_statistics_and_the_dimension_that_was_asked_for(self, init: Init) -> None:
+        network = create_network("efficientnet_lite0", 64, seed=0, init=init, dimension=24).train()
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert len(norms) == 49
+        assert all(isinstance(norm, FrozenBatchNorm2d) for norm in norms)
+        assert network.head.out_features == 24
+        assert all(parameter.requires_grad for parameter in network.parameters())
+
+    def test_weights_from_a_file_take_the_place_of_the_published(self, tmp_path: Path) -> None:
+        other = LITE0.build(64).state_dict()
+        torch.save(other, tmp_path / "other.pth")
+        network = create_network("efficientnet_lite0", 64, seed=0, weights=tmp_path / "other.pth")
+        assert all(torch.equal(value, other[name]) for name, value in network.backbone.state_dict().items())
+
+    @pytest.mark.parametrize("init", INITS)
+    def test_an_unknown_backbone_is_refused(self, init: Init) -> None:
+        with pytest.raises(InvalidField) as refused:
+            create_network("alexnet", 64, seed=0, init=init)
+        assert (refused.value.field, refused.value.got) == ("backbone", "alexnet")
+
+    def test_an_image_size_that_the_backbone_cannot_take_is_refused(self) -> None:
+        with pytest.raises(InvalidField) as refused:
+            create_network("efficientnet_lite0", 16, seed=0)
+        assert refused.value.field == "image_size"
+
+    def test_a_file_that_holds_no_weights_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidField) as refused:
+            create_network("efficientnet_lite0", 64, seed=0, weights=tmp_path / "none.pth")
+        assert refused.value.field == "weights"

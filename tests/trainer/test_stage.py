@@ -228,6 +228,13 @@ def interrupt_in_losses(given: Learner, at: int) -> Learner:
 class TestHalfAStep:
     """Is never kept."""
 
+    @pytest.fixture(autouse=True)
+    def heard(self) -> Iterator[None]:
+        """Control-C raises, also where these tests run in the background of a shell, which has it ignored."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
     @pytest.mark.parametrize("every", [ALWAYS, NEVER], ids=["a checkpoint each step", "none so far"])
     @pytest.mark.parametrize("at", [1, 2, STEPS])
     def test_sigint_between_the_beginning_and_the_end_of_a_step(

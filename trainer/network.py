@@ -94,4 +94,20 @@ def create_network(
         return network
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EmbeddingNetwork(backbone, backbone.build(image_size), dimension)
+        network = EmbeddingNetwork(backbone, backbone.build(image_size), dimension)
+        if any(isinstance(module, FrozenBatchNorm2d) for module in network.modules()):
+            _keep_scale(network)
+        return network
+
+
+def _keep_scale(network: EmbeddingNetwork) -> None:
+    """He's initialisation (He et al., arXiv:1502.01852, fan-in) of the convolutions and the head.
+
+    Frozen at fresh statistics, batch normalisation does not rescale what goes through it. With torch's own default the
+    signal shrinks at each layer, until all photos have one and the same feature.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) or module is network.head:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

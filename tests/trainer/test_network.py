@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from indexer.errors import InvalidField
 from tests.trainer import tiny
 from trainer import backbones
+from trainer.losses import gram
 from trainer.methods import Init
 from trainer.network import DIMENSION, EmbeddingNetwork, FrozenBatchNorm2d, create_network
 
@@ -131,6 +132,13 @@ class TestCreate:
         before = torch.get_rng_state()
         self.made(3, "random")
         assert torch.equal(torch.get_rng_state(), before)
+
+    def test_random_weights_see_that_photos_differ(self, images: Tensor) -> None:
+        """Features of about the size of a pretrained network's, with cosines that are not all 1."""
+        network = create_network("efficientnet_lite0", 64, seed=0, init="random")
+        features = network.features(images)
+        assert 5 < features.norm(dim=1).mean() < 500
+        assert gram(features).min() < 0.99
 
     def test_random_has_nothing_of_the_published_weights(self) -> None:
         pretrained, random, other = self.made(3, "pretrained"), self.made(3, "random"), self.made(4, "random")

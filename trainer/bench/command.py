@@ -6,23 +6,27 @@ import argparse
 import os
 import shutil
 import signal
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import FrameType
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from indexer.errors import InvalidField, StorageFull
 from trainer import backbones, methods, protocol
-from trainer.bench import config, pool
+from trainer.bench import config, pool, run
 from trainer.bench.config import Bench
-from trainer.network import create_network
+from trainer.bench.plan import tasks
+from trainer.bench.progress import Bar, Display, display
 from trainer.protocol import Protocol, Split
 from trainer.stage import Schedule
 
-_METHODS = ("initial", "finetune", "fecd", "mutual", "joint")
+_METHODS: Final = ("initial", "finetune", "fecd", "mutual", "joint")
+_CHECKPOINT: Final = (
+    2 * 3 * 2
+)  # models' worth: two students, each with Adam's two moments, in an old file and a new one
 
 
 def add_arguments(bench: argparse.ArgumentParser) -> None:
@@ -67,26 +71,42 @@ def add_arguments(bench: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Runs the bench; returns the exit code. Errors: EverlookError, OSError."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    bench = _bench(options)
-    config.keep(bench, options.out)
-    cores = os.cpu_count() or 1
-    jobs = options.jobs or (cores if bench.device == "cpu" else 1)
-    _check_space(bench, options.out, jobs)
-    try:
-        pool.run_all(bench, options.out, jobs=jobs, threads=max(1, cores // jobs), say=_say)
-    except KeyboardInterrupt:
-        _say(f"interrupted; the same command goes on with what is in {options.out}")
-        return 130
-    _say(f"results: {options.out / 'results.md'}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with display() as shown:
+        try:
+            page = _run(options, shown)
+        except KeyboardInterrupt:
+            shown.line(f"interrupted; the same command goes on with what is in {options.out}")
+            return 130
+    print(f"results: {page}")
     return 0
 
 
+def _run(options: argparse.Namespace, shown: Display) -> Path:
+    bench, cores = _bench(options), os.cpu_count() or 1
+    jobs = options.jobs or (cores if bench.device == "cpu" else 1)
+    states = bench.check()
+    _check_space(bench, options.out, jobs, states)
+    bench = bench.reading(protocol.check_photos(bench.protocol, progress=_photos_read(shown)))
+    with pool.only_bench(options.out):
+        config.keep(bench, options.out)
+        run.check(bench, options.out, states)
+        return pool.run_all(bench, options.out, jobs=jobs, threads=max(1, cores // jobs), display=shown)
+
+
 def _bench(options: argparse.Namespace) -> Bench:
-    photos = _protocol(options)
+    if options.jobs < 0:
+        raise InvalidField(f"--jobs {options.jobs} is below 0", field="jobs", got=options.jobs, expected="at least 0")
+    if options.out.resolve().is_relative_to(options.photos.resolve()):
+        raise InvalidField(
+            f"{options.out} is among the photos, where the plots would be taken for some",
+            field="out",
+            got=options.out,
+            expected="a folder elsewhere",
+        )
     schedule = {field.name: getattr(options, field.name) for field in fields(Schedule) if field.name != "steps"}
-    bench = Bench(
-        protocol=photos,
+    return Bench(
+        protocol=_protocol(options),
         photos_digest="",
         methods=tuple(options.methods),
         seeds=tuple(options.seeds),
@@ -98,8 +118,6 @@ def _bench(options: argparse.Namespace) -> Bench:
         evaluate_every=options.evaluate_every,
         device=_device(options.device),
     )
-    bench.check()
-    return bench.reading(protocol.check_photos(photos, progress=_progress("photos read")))
 
 
 def _protocol(options: argparse.Namespace) -> Protocol:
@@ -113,24 +131,24 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidField(f"there is no device {name}", field="device", got=name, expected="cpu or cuda") from error
+        kind = torch.zeros(1, device=name).device.type
+    except (RuntimeError, AssertionError):
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise InvalidField(f"there is no device {name}", field="device", got=name, expected="cpu, cuda or cuda:N")
     return name
 
 
-def _check_space(bench: Bench, out: Path, jobs: int) -> None:
+def _check_space(bench: Bench, out: Path, jobs: int, states: Mapping[str, Mapping[str, Tensor]]) -> None:
     """A full disk is found out before hours are spent. Errors: StorageFull."""
-    largest = max(
-        sum(value.nbytes for value in create_network(name, bench.image_size, seed=0, init="random").state_dict().values())
-        for name in bench.backbones
-    )
-    models = len(bench.backbones) * len(bench.seeds) * len(bench.methods) * len(bench.protocol.stages)
-    needed = largest * (models + jobs * 2 * 2 * 3)  # two students, with Adam's two moments, old and new checkpoint
-    free = shutil.disk_usage(out).free
+    sizes = {name: sum(value.nbytes for value in state.values()) for name, state in states.items()}
+    left = [sizes[stage.run.backbone] for task in tasks(bench) for stage in task if not stage.done(out)]
+    needed = sum(left) + min(jobs, len(left)) * max(sizes.values()) * _CHECKPOINT
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise StorageFull(
-            f"{out} has {free >> 20} MiB free; the models and checkpoints of this bench need {needed >> 20} MiB",
+            f"{there} has {free >> 20} MiB free; the models and checkpoints of this bench need {needed >> 20} MiB",
             field="out",
             got=free,
             expected=f"at least {needed} bytes",
@@ -144,17 +162,10 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between them") from error
 
 
-def _progress(what: str) -> Callable[[int, int], None]:
+def _photos_read(shown: Display) -> Callable[[int, int], None]:
     def progress(done: int, total: int) -> None:
-        if done == total or (sys.stderr.isatty() and done % 100 == 0):
-            _say(f"{done} of {total} {what}")
+        shown.show([Bar("photos read", done, total)])
+        if done == total:
+            shown.line(f"{total:,} photos can be read")
 
     return progress
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from indexer.recall import leave_one_out
 from trainer.lookahead import ahead
 from trainer.network import EmbeddingNetwork
 from trainer.protocol import Part, Protocol
+from trainer.training_data import naming
 
 KS: Final = (1, 2, 4, 8)
 PARTS: Final[tuple[Part, ...]] = ("validation", "test")
@@ -36,22 +38,30 @@ class Photos:
         return Photos(self.pixels[kept], self.categories[kept], self.stages[kept])
 
 
-def read(protocol: Protocol, part: Part, preprocessing: Preprocessing) -> Photos:
-    """Decodes them all. Errors: ImageUnreadable, ImageTooLarge."""
-    rows = [(path, name, stage) for stage in range(len(protocol.stages)) for path, name in protocol.photos([stage], part)]
+def read(protocol: Protocol, part: Part, preprocessing: Preprocessing, until: int) -> Photos:
+    """Decodes those of the stages up to `until`.
+
+    Errors: ImageUnreadable, ImageTooLarge, with the photo's name; OSError.
+    """
+    rows = [(path, name, stage) for stage in range(until + 1) for path, name in protocol.photos([stage], part)]
     side = preprocessing.image_size
     pixels = np.empty((len(rows), side, side, 3), np.uint8)
-    with ahead(lambda path: preprocess(path.read_bytes(), preprocessing)[0], [row[0] for row in rows]) as decoded:
+
+    def decode(path: Path) -> NDArray[np.uint8]:
+        with naming(str(path)):
+            return preprocess(path.read_bytes(), preprocessing)[0]
+
+    with ahead(decode, [path for path, _, _ in rows]) as decoded:
         for position, image in enumerate(decoded):
             pixels[position] = image
-    codes = np.unique([name for _, name, _ in rows], return_inverse=True)[1] if rows else []
-    return Photos(pixels, np.asarray(codes, np.int64), np.array([stage for *_, stage in rows], np.int64))
+    codes = np.unique([name for _, name, _ in rows], return_inverse=True)[1]
+    return Photos(pixels, codes.astype(np.int64), np.array([stage for *_, stage in rows], np.int64))
 
 
 @torch.no_grad()
 def embed(network: EmbeddingNetwork, pixels: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
     """Embeddings (N, D), L2-normalised."""
-    batches = torch.from_numpy(pixels).split(_BATCH)
+    batches = (torch.from_numpy(pixels[begin : begin + _BATCH]) for begin in range(0, len(pixels), _BATCH))
     rows = [network(batch.to(device)).float().cpu() for batch in batches]
     return torch.cat(rows).numpy() if rows else np.empty((0, 1), np.float32)
 
@@ -60,7 +70,7 @@ def recalls(embeddings: NDArray[np.float32], photos: Photos, stage: int) -> dict
     """Recall@1, 2, 4 and 8 after a stage, each photo searched among the others of its group.
 
     "old" is the group of all categories of earlier stages, None after the first; "new" that of the stage, "all" both,
-    and "stages" has each stage's own.
+    and "stages" has each stage's own. A recall is None where no photo of the group has another of its category.
     """
     groups = [_recall(embeddings, photos, [b]) for b in range(stage + 1)]
     return {
@@ -71,7 +81,8 @@ def recalls(embeddings: NDArray[np.float32], photos: Photos, stage: int) -> dict
     }
 
 
-def _recall(embeddings: NDArray[np.float32], photos: Photos, stages: Sequence[int]) -> dict[str, float]:
+def _recall(embeddings: NDArray[np.float32], photos: Photos, stages: Sequence[int]) -> dict[str, float | None]:
     rows = np.isin(photos.stages, list(stages))
     found = leave_one_out(embeddings[rows], photos.categories[rows], KS)
-    return {**{str(k): found[k].value for k in KS}, "queries": found[KS[0]].queries}
+    queries = found[KS[0]].queries
+    return {**{str(k): found[k].value if queries else None for k in KS}, "queries": queries}

@@ -12,10 +12,11 @@ from typing import Any
 
 
 def describe(packages: Sequence[str]) -> dict[str, Any]:
-    """Processor, cores, system, load and the versions of `packages`."""
+    """Processor, cores, memory, system, load and the versions of `packages`."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},

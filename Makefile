@@ -10,6 +10,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?=
+PHOTOS ?=
 ARGS ?=
 
 SOURCES := indexer server trainer clients tests
@@ -61,6 +62,11 @@ check: lint test ## all that a change must pass; the tests hold the import contr
 .PHONY: bench
 bench: $(VENV)/installed ## measure the server against the same work in one process (ARGS="--help")
 	$(VENV)/bin/python -m tests.bench $(ARGS)
+
+.PHONY: learn
+learn: $(VENV)/installed ## compare the ways to learn new categories on PHOTOS=folder, into learning-out (ARGS="--seeds 0 ...")
+	@test -n '$(PHOTOS)' || { echo 'say where a folder of photos for each category is: make learn PHOTOS=folder' >&2; exit 2; }
+	$(VENV)/bin/python -m trainer bench '$(PHOTOS)' --out learning-out $(ARGS)
 
 .PHONY: stubs
 stubs: $(VENV)/installed ## write the gRPC stubs from proto/everlook/v1/everlook.proto

@@ -59,6 +59,15 @@ def test_the_demo_takes_a_folder_of_photos(installed: Path) -> None:
     assert make(*show).stdout.split("everlook ")[1].split() == ["demo"]
 
 
+def test_learning_takes_a_folder_of_photos_and_asks_for_it(installed: Path) -> None:
+    variables = (f"VENV={installed.parent}", "learn")
+    shown = make("--dry-run", *variables, "PHOTOS=my photos", "ARGS=--seeds 0").stdout
+    assert shown.split("-m trainer ")[1].split() == ["bench", "'my", "photos'", "--out", "learning-out", "--seeds", "0"]
+    refused = make(*variables)
+    assert refused.returncode == 2
+    assert "make learn PHOTOS=folder" in refused.stderr
+
+
 @pytest.mark.parametrize("target", ["venv-serve", "venv-train"])
 def test_an_environment_for_an_image_needs_a_prefix(target: str) -> None:
     done = make(target)

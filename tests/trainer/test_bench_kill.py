@@ -32,6 +32,14 @@ def backbone() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Control-C is heard, also where these tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return benches.photos(tmp_path_factory.mktemp("pool") / "photos", categories=4)

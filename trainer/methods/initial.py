@@ -10,7 +10,7 @@ from trainer.methods.finetune import Finetune
 
 @dataclass(frozen=True)
 class Initial(Finetune):
-    """"Initial" of mutual, Tab. 2. The first stage itself is the triplet loss alone."""
+    """ "Initial" of mutual, Tab. 2. The first stage itself is the triplet loss alone."""
 
     learns: ClassVar[bool] = False
 

@@ -1,6 +1,7 @@
 """`python -m trainer`: the trainer's composition root. Only this module reads arguments.
 
-Exit codes: 0 done, 1 failed, 2 the arguments, or files they name, cannot be used. An error is one line on stderr.
+Exit codes: 0 done, 1 failed, 2 the arguments, or files they name, cannot be used, 130 interrupted. An error is one line
+on stderr.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def test_all_runs_are_done_the_first_stages_before_those_that_need_them(
     for task in began:
         needed = [first for first in began if first[0].number == 0 and first[0].run.seed == task[0].run.seed]
         assert began.index(needed[0]) <= began.index(task)
-    assert shown.lines[0] == f"6 of 6 stages are left to learn, in 22 steps, {jobs} runs at a time"
+    assert shown.lines[0] == f"6 of 6 stages are left to learn, in 22 steps; runs side by side: {jobs}"
     assert len([line for line in shown.lines if re.search(r": done; Recall@1 of validation photos: ", line)]) == 6
     assert shown.bars[-1][0][:3] == ("all steps", 22, 22)
     assert max(len(bars) for bars in shown.bars) <= 1 + jobs
@@ -186,7 +186,7 @@ def test_more_methods_and_seeds_are_added_to_what_is_done(
 def test_nothing_is_begun_where_all_is_done(bench: Bench, tmp_path: Path, began: list[Task]) -> None:
     benches.do_all(bench, tmp_path)
     shown = run(bench, tmp_path)
-    assert (began, shown.lines) == ([], ["0 of 6 stages are left to learn, in 0 steps, 2 runs at a time"])
+    assert (began, shown.lines) == ([], ["0 of 6 stages are left to learn, in 0 steps; runs side by side: 2"])
     assert len(json.loads((tmp_path / pool.RESULTS).read_text())["runs"]) == 6
 
 

@@ -37,7 +37,7 @@ def test_all_steps_and_the_stages_at_work_have_a_bar(
     folder: Path, stages: dict[tuple[str, int], Stage], tmp_path: Path
 ) -> None:
     overview = Overview(bench(folder), tmp_path, jobs=2)
-    assert str(overview) == "5 of 5 stages are left to learn, in 19 steps, 2 runs at a time"
+    assert str(overview) == "5 of 5 stages are left to learn, in 19 steps; runs side by side: 2"
     assert overview.bars() == [Bar("all steps", 0, 19)]
     overview.hear(News(stages[FIRST, 0]))
     assert overview.bars() == [Bar("all steps", 0, 19), Bar("first stage, seed 0", 0, 3)]
@@ -89,7 +89,7 @@ def test_a_bench_that_goes_on_knows_what_is_done_and_what_it_took(folder: Path, 
         given = bench(folder, methods=("finetune", "initial"))
         benches.do_all(bench(folder, methods=("finetune",)), tmp_path)
     overview = Overview(given, tmp_path, jobs=1)
-    assert str(overview) == "2 of 5 stages are left to learn, in 0 steps, 1 runs at a time"
+    assert str(overview) == "2 of 5 stages are left to learn, in 0 steps; runs side by side: 1"
     assert overview.bars()[0][:3] == ("all steps", 11, 11)
     assert overview.seconds_left() == 0
 

@@ -319,6 +319,9 @@ class TestRecord:
         for step in (2, 4, 6):
             record.milestone(step, {"test": step})
         again = Record(tmp_path)
+        assert [again.has_milestone(step) for step in (2, 3, 4, 6)] == [True, False, True, True]
+        self.add(again, range(4, 5), seconds=1.0)
+        assert [again.has_milestone(step) for step in (2, 4, 6)] == [True, False, False]
         again.milestone(4, {"test": "again"})
         assert again.summary()["milestones"] == [{"step": 2, "test": 2}, {"step": 4, "test": "again"}]
         assert json.loads((tmp_path / MILESTONES).read_text())["milestones"] == again.summary()["milestones"]

@@ -31,42 +31,52 @@ _CHECKPOINT: Final = (
 
 def add_arguments(bench: argparse.ArgumentParser) -> None:
     """Every option of the bench, with its help."""
-    paper = Schedule()
-    bench.add_argument("photos", type=Path, metavar="PHOTOS", help="a folder of photos for each category")
-    bench.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; given again, it goes on there")
-    bench.add_argument(
-        "--sizes", type=_numbers, metavar="N,N,...", help="categories learned in each stage (one-task: half and half)"
+    add, paper, split = bench.add_argument, Schedule(), Split()
+    add("photos", type=Path, metavar="PHOTOS", help="a folder of photos for each category")
+    add("--out", type=Path, required=True, metavar="DIR", help="for the results; given again, the bench goes on there")
+    add("--sizes", type=_numbers, metavar="N,N,...", help="categories learned in each stage (half, and the other half)")
+    add("--order", default="name", metavar="RULE", help="of the categories: name, or shuffled:SEED (%(default)s)")
+    add("--split", default=split.by, metavar="RULE", help="of the photos: order or prefix of file names (%(default)s)")
+    add("--train", type=float, default=split.train, metavar="SHARE", help="of photos, to train on (%(default)s)")
+    add(
+        "--validation",
+        type=float,
+        default=split.validation,
+        metavar="SHARE",
+        help="of those to train on, held out to choose by (%(default)s)",
     )
-    bench.add_argument("--order", default="name", help="of categories: name, or shuffled:SEED (%(default)s)")
-    bench.add_argument("--split", default="order", help="of photos: order or prefix of file names (%(default)s)")
-    bench.add_argument("--train", type=float, default=Split().train, help="share of photos to train on (%(default)s)")
-    bench.add_argument(
-        "--validation", type=float, default=Split().validation, help="share of those that is held out (%(default)s)"
-    )
-    bench.add_argument(
+    add(
         "--methods",
         nargs="+",
         default=list(_METHODS),
         metavar="METHOD",
-        help=f"{', '.join(methods.names())}; with settings as in mutual:supporter=pretrained (%(default)s)",
+        help=f"{', '.join(methods.names())}; with settings as in mutual:supporter=pretrained ({' '.join(_METHODS)})",
     )
-    bench.add_argument("--seeds", type=_numbers, default=(0, 1, 2), metavar="N,N,...", help="(0,1,2)")
-    bench.add_argument(
-        "--backbones", nargs="+", default=["efficientnet_lite0"], metavar="NAME", help=", ".join(backbones.names())
+    add("--seeds", type=_numbers, default=(0, 1, 2), metavar="N,N,...", help="each is another start (0,1,2)")
+    add(
+        "--backbones",
+        nargs="+",
+        default=["efficientnet_lite0"],
+        metavar="NAME",
+        help=f"{', '.join(backbones.names())} (efficientnet_lite0)",
     )
-    bench.add_argument("--weights", type=Path, metavar="FILE", help="weights of the backbone, in place of its own")
-    bench.add_argument("--image-size", type=int, default=128, metavar="PIXELS", help="(%(default)s)")
-    bench.add_argument("--first-steps", type=int, default=6000, metavar="N", help="of the first stage (%(default)s)")
-    bench.add_argument("--steps", type=int, default=paper.steps, metavar="N", help="of each later one (%(default)s)")
-    bench.add_argument(
-        "--evaluate-every", type=int, default=0, metavar="STEPS", help="recall between the stages too (0: not)"
+    add("--weights", type=Path, metavar="FILE", help="weights of the backbone, in place of its own")
+    add("--image-size", type=int, default=128, metavar="PIXELS", help="side of the image (%(default)s)")
+    add("--first-steps", type=int, default=6000, metavar="N", help="of the first stage (%(default)s)")
+    add("--steps", type=int, default=paper.steps, metavar="N", help="of each later one (%(default)s)")
+    add("--evaluate-every", type=int, default=0, metavar="N", help="steps; 0: recall at the end of a stage only (0)")
+    add("--learning-rate", type=float, default=paper.learning_rate, metavar="RATE", help="of Adam (%(default)s)")
+    add("--weight-decay", type=float, default=paper.weight_decay, metavar="RATE", help="of Adam (%(default)s)")
+    add("--p", type=int, default=paper.p, metavar="N", help="categories in a batch (%(default)s)")
+    add("--k", type=int, default=paper.k, metavar="N", help="photos of each (%(default)s)")
+    add(
+        "--jobs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="runs side by side, which share the cores (one a core; one on a GPU)",
     )
-    bench.add_argument("--learning-rate", type=float, default=paper.learning_rate, help="of Adam (%(default)s)")
-    bench.add_argument("--weight-decay", type=float, default=paper.weight_decay, help="of Adam (%(default)s)")
-    bench.add_argument("--p", type=int, default=paper.p, help="categories in a batch (%(default)s)")
-    bench.add_argument("--k", type=int, default=paper.k, help="photos of each (%(default)s)")
-    bench.add_argument("--jobs", type=int, default=0, help="runs side by side (0: one a core on CPU, one on a GPU)")
-    bench.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (auto: a GPU where there is one)")
+    add("--device", default="auto", metavar="NAME", help="cpu, cuda or cuda:N (a GPU where there is one)")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -116,7 +116,7 @@ class Overview:
         left = [stage for stage in self._stages if stage not in self._ended]
         return (
             f"{len(left)} of {len(self._stages)} stages are left to learn, in {sum(stage.steps for stage in left):,} "
-            f"steps, {self._jobs} runs at a time"
+            f"steps; runs side by side: {self._jobs}"
         )
 
     def hear(self, news: News) -> None:

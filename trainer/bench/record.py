@@ -42,7 +42,10 @@ class Record:
             self._milestones = json.loads(self._milestones_path.read_text(encoding="utf-8"))["milestones"]
 
     def add(self, progress: Progress, peak_memory_mib: float) -> None:
-        """A step's end. The line is not forced to the disk: only a power loss loses it."""
+        """A step's end; what was measured after it, before an interruption, is measured again.
+
+        The line is not forced to the disk: only a power loss loses it.
+        """
         line = {
             "step": progress.step,
             "seconds": progress.seconds,
@@ -50,11 +53,12 @@ class Record:
             "peak_memory_mib": peak_memory_mib,
         }
         self._steps[progress.step] = line
+        self._milestones = [old for old in self._milestones if old["step"] < progress.step]
         with self._steps_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def milestone(self, step: int, recalls: Mapping[str, Any]) -> None:
-        self._milestones = [old for old in self._milestones if old["step"] < step] + [{"step": step, **recalls}]
+        self._milestones.append({"step": step, **recalls})
         write_json(self._milestones_path, {"milestones": self._milestones})
 
     def has_milestone(self, step: int) -> bool:

@@ -21,7 +21,7 @@ from tests.trainer import literal, photo_folders, tiny
 from tests.trainer.literal import Matrix, rows
 from tests.trainer.test_training_data import found
 from trainer import estimates, methods, protocol, stage
-from trainer.drift import LEAST_WEIGHT
+from trainer.drift import LEAST_WEIGHT, MOST_STAGES
 from trainer.losses import MARGIN, TEMPERATURE
 from trainer.memory import Memory
 from trainer.methods import Init, Learner, Start
@@ -174,6 +174,20 @@ class TestEquations:
             given.total(**{name: rows(pooled @ (weight + sign * small * direction).T + bias)}) for sign in (1, -1)
         )
         return (up - down) / (2 * small)
+
+    @pytest.mark.parametrize(("spec", "old"), [("mutual", "virtual"), ("fecd", "scaled")])
+    def test_of_very_many_stages_a_step_takes_some_and_weighs_them_as_all(self, spec: str, old: str) -> None:
+        stages, step = MOST_STAGES + 4, 5
+        start, (images, labels) = tiny.start(stages), tiny.batch()
+        learner = moved(begin(spec, start))
+        with torch.no_grad():
+            taught = start.network.features(images)
+            served = rows(learner.served.features(images))
+        chosen, _ = estimates.find(old)(start.memory, seed=start.seed, device=tiny.CPU)(taught, step)
+        summed = sum(literal.correlation(rows(each), served, TEMPERATURE) for each in chosen)
+        expected = 10 * (literal.correlation(rows(taught), served, TEMPERATURE) + summed * (stages - 1) / MOST_STAGES)
+        assert len(chosen) == MOST_STAGES
+        assert learner.losses(images, labels, step)["correlation"].item() == pytest.approx(expected, rel=1e-3)
 
     def test_mutual_begins_as_fecd_does_but_for_the_supporter(self) -> None:
         start, (images, labels) = tiny.start(1), tiny.batch()

@@ -87,7 +87,7 @@ def create_network(
 
     Errors: InvalidField for an unknown backbone, an image size it cannot take, or weights that cannot be had.
     """
-    backbone = backbones.find(name)
+    backbone = backbones.check_image_size(name, image_size)
     if init == "pretrained":
         network = EmbeddingNetwork(backbone, backbones.create(name, image_size, weights), dimension)
         network.set_head(*heads.orthogonal(backbone.width, dimension, torch.Generator().manual_seed(seed)))

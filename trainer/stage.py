@@ -70,7 +70,7 @@ class Progress:
     seconds: float  # that the step took, waiting for its batch included
 
 
-class Diverged(ModelDamaged):
+class Diverged(ArithmeticError):
     """A loss is no finite number."""
 
 
@@ -137,7 +137,7 @@ def step(
     total.backward()  # type: ignore[no-untyped-call] # torch has no type for it
     values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
     if not total.isfinite():
-        raise Diverged(f"step {number + 1}: the losses are {values}", got=values, expected="finite numbers")
+        raise Diverged(f"step {number + 1}: the losses are {values}, not finite numbers")
     optimizer.step()
     return values
 

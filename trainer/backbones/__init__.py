@@ -14,7 +14,7 @@ from torch import nn
 from indexer.errors import InvalidField
 from trainer.backbones._backbone import Backbone, load_state, read_weights
 
-__all__ = ["Backbone", "create", "find", "names"]
+__all__ = ["Backbone", "check_image_size", "create", "find", "names"]
 
 
 def names() -> list[str]:
@@ -45,6 +45,15 @@ def create(name: str, image_size: int, weights: Path | None = None) -> nn.Module
     Errors: InvalidField for an unknown name, an image size it cannot take, weights that cannot be had, or weights of
     another network.
     """
+    backbone = check_image_size(name, image_size)
+    state = backbone.pretrained() if weights is None else read_weights(weights)
+    network = backbone.build(image_size)
+    load_state(name, network, backbone.without_classifier(state, image_size))
+    return network
+
+
+def check_image_size(name: str, image_size: int) -> Backbone:
+    """The backbone of that name, which takes images of that size. Errors: InvalidField."""
     backbone = find(name)
     if image_size < 32 or image_size % backbone.size_step:
         raise InvalidField(
@@ -53,7 +62,4 @@ def create(name: str, image_size: int, weights: Path | None = None) -> nn.Module
             got=image_size,
             expected=f"a multiple of {backbone.size_step}, at least 32",
         )
-    state = backbone.pretrained() if weights is None else read_weights(weights)
-    network = backbone.build(image_size)
-    load_state(name, network, backbone.without_classifier(state, image_size))
-    return network
+    return backbone

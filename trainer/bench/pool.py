@@ -109,7 +109,7 @@ class _Worker:
     process: SpawnProcess
     started_at: float
     begun: bool = False
-    error: EverlookError | OSError | None = None
+    error: Exception | None = None
 
 
 class _Pool:

@@ -19,6 +19,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -59,6 +60,21 @@ class News(NamedTuple):
 
 class _MilestoneMissed(Exception):
     """The checkpoint is of a step whose recall could not be kept, as when the disk was full: the stage begins anew."""
+
+
+class _Shape(NamedTuple):
+    """What networks of one bench have in common. Methods are handed it, so nothing in it leads to a photo."""
+
+    backbone: str
+    image_size: int
+    dimension: int
+    weights: Path | None
+
+
+def _network(shape: _Shape, seed: int, device: torch.device, init: Init) -> EmbeddingNetwork:
+    return create_network(
+        shape.backbone, shape.image_size, seed=seed, init=init, weights=shape.weights, dimension=shape.dimension
+    ).to(device)
 
 
 class Runner:
@@ -134,7 +150,7 @@ class Runner:
         (run, number, _), bench = stage, self._bench
         seed, method = _seed(run.seed, number), methods.find(run.method)
         learner = method.begin(
-            Start(before, memory, lambda init: self._fresh(run.backbone, init, seed), seed, self._device)
+            Start(before, memory, partial(_network, self._shape(run.backbone), seed, self._device), seed, self._device)
         )
         return train(
             learner,
@@ -157,10 +173,11 @@ class Runner:
         return self._load(run, number - 1), _memory(folder, self._bench.dimension)
 
     def _fresh(self, backbone: str, init: Init, seed: int) -> EmbeddingNetwork:
+        return _network(self._shape(backbone), seed, self._device, init)
+
+    def _shape(self, backbone: str) -> _Shape:
         bench = self._bench
-        return create_network(
-            backbone, bench.image_size, seed=seed, init=init, weights=bench.weights, dimension=bench.dimension
-        ).to(self._device)
+        return _Shape(backbone, bench.image_size, bench.dimension, bench.weights)
 
     def _load(self, run: Run, number: int) -> EmbeddingNetwork:
         """The model that a stage ended with."""

@@ -15,6 +15,7 @@ from trainer.allocator import keep_freed_memory
 from trainer.bench.config import Bench
 from trainer.bench.plan import Task
 from trainer.bench.run import News, Runner
+from trainer.stage import Diverged
 
 _TELL_EVERY_S: Final = 1.0
 
@@ -43,5 +44,5 @@ def work(bench: Bench, out: Path, task: Task, threads: int, parent: Connection) 
         pass
     except torch.OutOfMemoryError as error:
         parent.send(OSError(errno.ENOMEM, str(error).partition(".")[0]))
-    except (EverlookError, OSError) as error:
+    except (EverlookError, OSError, Diverged) as error:
         parent.send(error)

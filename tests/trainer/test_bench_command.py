@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from tests.trainer import benches
 from trainer.__main__ import main
 from trainer.bench import pool
 from trainer.bench.config import CONFIG, Bench
-from trainer.bench.plan import alone
+from trainer.bench.plan import RESULT, alone
+from trainer.bench.run import MODEL
 
 NAMES = ("--sizes", "3,3", "--train", "0.7", "--validation", "0.25", "--backbones", "tiny", "--image-size", "32")
 SCHEDULE = ("--first-steps", "3", "--steps", "2", "--p", "2", "--k", "2", "--seeds", "0")
@@ -305,6 +307,32 @@ class TestGoingOn:
         del kept["settings"], kept["weights_digest"]
         (out / CONFIG).write_text(json.dumps(kept))
         assert bench(photos, out) == 0
+
+    @pytest.mark.parametrize(
+        ("model", "code", "says"),
+        [
+            (save({"conv.weight": torch.zeros(3)}), 2, "is the model of another network than tiny"),
+            (b"damaged", 1, "is missing, or no model"),
+        ],
+        ids=["of another network", "damaged"],
+    )
+    def test_a_model_that_runs_cannot_go_on_from_is_found_before_they_begin(
+        self,
+        model: bytes,
+        code: int,
+        says: str,
+        photos: Path,
+        out: Path,
+        begun: list[Bench],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        first = out / "runs" / "tiny" / "seed-0" / "first"
+        first.mkdir(parents=True)
+        (first / RESULT).write_text("{}")
+        (first / MODEL).write_bytes(model)
+        assert bench(photos, out) == code
+        assert says in capsys.readouterr().err.splitlines()[-1]
+        assert len(begun) == 1
 
     def test_a_file_that_is_no_configuration_is_refused(
         self, photos: Path, out: Path, capsys: pytest.CaptureFixture[str]

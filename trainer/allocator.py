@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Has glibc keep what is freed, for the next step. Says whether it does; elsewhere nothing changes.
 
     A step allocates and frees gigabytes in large pieces. By default each one is mapped anew from the system, which
-    clears it page by page: a third of the step's time (tests/bench/results/steps.json).
+    clears it page by page. `python -m tests.bench.steps` measures what that costs.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,10 +1,14 @@
 """The data directory, where the three programs meet.
 
-<data>/lock             held by the one server that writes here
-<data>/catalogue.db     items, photos and vectors (SQLite; absent when a database URL is set)
-<data>/models/<id>/     published models, by the first 16 digits of their id
-<data>/generations/<n>/ published generations, by number
-<data>/live.json        which generation is live
+<data>/lock              held by the one server that writes here; trainer.lock and indexer.lock by theirs
+<data>/catalogue.db      items, photos and vectors (SQLite; absent when a database URL is set)
+<data>/stages/<n>/       what each training was given, and what came of it, by number
+<data>/models/<id>/      published models, by the first 16 digits of their id
+<data>/generations/<n>/  published generations, by number
+<data>/verdicts/<n>.json what the server measured of a generation before it was to go live
+<data>/live.json         which generation is live, and which have been
+<data>/requests/         what an operator asks of the trainer
+<data>/programs/         what each program is doing
 """
 
 from __future__ import annotations
@@ -41,36 +45,60 @@ class DataDir:
     def live(self) -> Path:
         return self.root / "live.json"
 
+    @property
+    def stages(self) -> Path:
+        return self.root / "stages"
+
+    @property
+    def verdicts(self) -> Path:
+        return self.root / "verdicts"
+
+    @property
+    def requests(self) -> Path:
+        return self.root / "requests"
+
+    @property
+    def programs(self) -> Path:
+        return self.root / "programs"
+
     def model(self, model_id: str) -> Path:
         return self.models / model_id[:16]
 
     def generation(self, number: int) -> Path:
         return self.generations / f"{number:08d}"
 
+    def stage(self, number: int) -> Path:
+        return self.stages / f"{number:08d}"
+
+    def verdict(self, number: int) -> Path:
+        return self.verdicts / f"{number:08d}.json"
+
     def create(self) -> None:
         """Makes the folders that are missing."""
-        self.models.mkdir(parents=True, exist_ok=True)
-        self.generations.mkdir(parents=True, exist_ok=True)
+        for folder in (self.models, self.generations, self.stages, self.verdicts, self.requests, self.programs):
+            folder.mkdir(parents=True, exist_ok=True)
 
 
 @dataclass
 class Lock:
-    """`with Lock(data):` holds the directory for one writing process. The kernel releases it when the process dies."""
+    """`with Lock(data):` holds the directory for one process of its kind. The kernel releases it when that dies."""
 
     data: DataDir
+    name: str = "lock"
     _fd: int = field(default=-1, init=False)
 
     def __enter__(self) -> Self:
         """Errors: NotServing when another process holds it."""
         self.data.root.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.data.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        fd = os.open(self.data.root / self.name, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
             os.close(fd)
             raise NotServing(
-                f"{self.data.root} is in use by process {holder or 'unknown'}; stop it first, or choose another folder"
+                f"{self.data.root} is in use by process {holder or 'unknown'} ({self.name}); stop it first, or choose"
+                " another folder"
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

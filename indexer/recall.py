@@ -82,6 +82,28 @@ def recall_of(
 
     `self_rows` (Q,) is each query's own row in the gallery, -1 where it has none; it never counts as a hit.
     """
+    codes, hits, counts = _search(queries, query_categories, gallery, gallery_categories, max(ks), self_rows)
+    return recall_at(codes, hits, ks, counts=counts)
+
+
+def found_first(
+    vectors: NDArray[np.float32], categories: NDArray[Any] | Sequence[Any]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each of `vectors` (N, D), searched among all others: whether the nearest is of its own category (N,), and
+    whether it counts (N,), since its category has another member."""
+    codes, hits, counts = _search(vectors, categories, vectors, categories, 1, np.arange(len(vectors)))
+    return hits[:, 0] == codes, counts
+
+
+def _search(
+    queries: NDArray[np.float32],
+    query_categories: NDArray[Any] | Sequence[Any],
+    gallery: NDArray[np.float32],
+    gallery_categories: NDArray[Any] | Sequence[Any],
+    k: int,
+    self_rows: NDArray[np.int64] | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """The queries' categories (Q,) and their hits' (Q, k) as numbers, and which queries could be found (Q,)."""
     categories, gallery_codes = np.unique(np.asarray(gallery_categories), return_inverse=True)
     wanted = np.asarray(query_categories)
     at = np.minimum(np.searchsorted(categories, wanted), max(0, len(categories) - 1))
@@ -90,13 +112,13 @@ def recall_of(
     own = np.full(len(queries), -1) if self_rows is None else np.asarray(self_rows)
     others = np.bincount(gallery_codes, minlength=len(categories))[at] if len(categories) else np.zeros(len(wanted))
     counts = known & (others - (own >= 0) >= 1)
-    hits = np.full((len(queries), max(ks)), -1)
+    hits = np.full((len(queries), k), -1)
     step = max(1, _CHUNK_ELEMENTS // max(1, len(gallery)))
     for start in range(0, len(queries), step):
         part = slice(start, start + step)
-        rows = _nearest(queries[part] @ gallery.T, own[part], max(ks))
+        rows = _nearest(queries[part] @ gallery.T, own[part], k)
         hits[part, : rows.shape[1]] = np.where(rows >= 0, gallery_codes[rows], -1)
-    return recall_at(codes, hits, ks, counts=counts)
+    return codes, hits, counts
 
 
 def leave_one_out(

@@ -9,6 +9,8 @@
     │   └── InvalidVector       wrong length, not finite, or all zero
     ├── ModelMismatch           embed again with the serving model
     ├── ItemNotFound            no item has that id
+    ├── GenerationNotFound      no generation has that number
+    ├── NotReady                the request is right, the state is not; nothing was changed
     ├── Overloaded              try again later; nothing was changed
     │   ├── QueueFull           too much work is waiting
     │   └── StorageFull         the disk is full, or the database refuses writes
@@ -95,6 +97,18 @@ class ItemNotFound(EverlookError):
     """No item has that id; `got` holds it."""
 
     reason = "ITEM_NOT_FOUND"
+
+
+class GenerationNotFound(EverlookError):
+    """No generation has that number; `got` holds it."""
+
+    reason = "GENERATION_NOT_FOUND"
+
+
+class NotReady(EverlookError):
+    """What is asked for cannot be done as things stand, such as rolling back where nothing was live before."""
+
+    reason = "NOT_READY"
 
 
 class Overloaded(EverlookError):

@@ -64,7 +64,9 @@ def recall_gates(
     for cohort in sorted(candidate):
         before, after = served[cohort], candidate[cohort]
         if len(after):
-            gates.append(_rise(cohort, before, after, limits) if cohort == new else _kept(cohort, before, after, limits))
+            gates.append(
+                _rise(cohort, before, after, limits) if cohort == new else _kept(cohort, before, after, limits)
+            )
             gates.append(_above_floor(cohort, after, limits))
     return gates
 
@@ -108,17 +110,17 @@ def load_gates(model: Path) -> tuple[Gate, ...]:
 def _kept(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limits: RecallLimits) -> Gate:
     change, error = _difference(before, after)
     beyond = change + _Z * error < -limits.most_drop
-    words = "fell by more than is allowed" if beyond else "is kept"
-    return Gate(
-        f"old cohort {cohort}", not beyond, change, -limits.most_drop, _sentence(cohort, before, after, error, words)
-    )
+    sentence = _sentence(cohort, before, after, error, "fell by more than is allowed" if beyond else "is kept")
+    return Gate(f"old cohort {cohort}", not beyond, change, -limits.most_drop, sentence)
 
 
 def _rise(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limits: RecallLimits) -> Gate:
     change, error = _difference(before, after)
     rises = change > limits.least_rise
     words = "rose" if rises else "did not rise"
-    return Gate(f"new cohort {cohort}", rises, change, limits.least_rise, _sentence(cohort, before, after, error, words))
+    return Gate(
+        f"new cohort {cohort}", rises, change, limits.least_rise, _sentence(cohort, before, after, error, words)
+    )
 
 
 def _above_floor(cohort: int, after: NDArray[np.bool_], limits: RecallLimits) -> Gate:

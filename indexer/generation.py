@@ -1,31 +1,44 @@
 """A generation: one model and one index made for each other, frozen, numbered; and the one reference to what is live.
 
-    generations/<n>/generation.json    number, model, how far the catalogue had come, when
+    generations/<n>/generation.json    number, model, how far the catalogue had come, when, and gates
                     ...                the files of its main segment
+    verdicts/<n>.json                  what the server measured before it went live, or why it never will
+    live.json                          which is live, and which have been
 
 | crash at this step                  | found so at restart                                               |
 |-------------------------------------|-------------------------------------------------------------------|
 | while the staging folder is written | `.staging-*`, swept; the generation before is live                |
-| after the rename, before live.json  | a whole generation that is not live: removed                      |
+| after the rename, before live.json  | a whole generation that is not live: of the live model, removed;  |
+|                                     | of a candidate, taken up again                                    |
 | after live.json, before the swap    | the new generation is live; what came since is in the catalogue   |
 | while stale generations are removed | a part of one that live.json does not name: removed               |
+
+Two programs publish generations, the server its merges and the indexer its candidates: a lock, which the kernel
+releases when they die, gives the next number to one at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
+import enum
+import fcntl
 import json
+import os
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from indexer.datadir import DataDir
 from indexer.devices import Devices
 from indexer.encoder import Encoder
-from indexer.errors import GenerationDamaged
-from indexer.files import publish_folder, write_json
+from indexer.errors import Damaged, GenerationDamaged
+from indexer.files import STAGING, fsync_path, publish_folder, sweep, write_json
+from indexer.gates import Gate, from_json, load_gates, passed, to_json
 from indexer.index import Segment, View
-from indexer.model import Manifest
+from indexer.lineage import load_lineage
+from indexer.model import Manifest, load_manifest
 
 _FORMAT = 1
 _MANIFEST = "generation.json"
@@ -42,6 +55,17 @@ class GenerationInfo:
     """The change of the catalogue up to which the main segment was built."""
     created_at: float
     """Unix seconds."""
+    gates: tuple[Gate, ...] = ()
+    """What was measured of the index when it was published."""
+
+
+class State(enum.Enum):
+    """Where a generation stands."""
+
+    CANDIDATE = "candidate"  # it passed what was measured so far, and has not been live
+    LIVE = "live"
+    PREVIOUS = "previous"  # it was live, and can be again
+    REJECTED = "rejected"  # it failed a gate, and is never served
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +100,32 @@ class Live:
         self.current = first
 
 
-def publish_generation(data: DataDir, number: int, model: str, seq: int, segment: Segment) -> GenerationInfo:
-    """Writes a generation, whole, and returns what it says of itself. Errors: FileExistsError, OSError."""
-    info = GenerationInfo(number, model, seq, time.time())
-    with publish_folder(data.generation(number)) as staging:
-        segment.save(staging)
-        write_json(staging / _MANIFEST, {"format": _FORMAT, **asdict(info)})
+@contextlib.contextmanager
+def publishing(data: DataDir) -> Iterator[None]:
+    """Holds the right to publish generations, in this data directory and among all programs."""
+    fd = os.open(data.generations, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def sweep_generations(data: DataDir) -> None:
+    """Removes what killed programs left unfinished."""
+    with publishing(data):
+        sweep(data.generations)
+
+
+def publish_generation(
+    data: DataDir, model: str, seq: int, segment: Segment, gates: Sequence[Gate] = ()
+) -> GenerationInfo:
+    """Writes a generation, whole, under the next number, and returns what it says of itself. Errors: OSError."""
+    with publishing(data):
+        info = GenerationInfo(max(numbers(data), default=0) + 1, model, seq, time.time(), tuple(gates))
+        with publish_folder(data.generation(info.number)) as staging:
+            segment.save(staging)
+            write_json(staging / _MANIFEST, {"format": _FORMAT, **asdict(info), "gates": to_json(info.gates)})
     return info
 
 
@@ -92,7 +136,9 @@ def load_info(data: DataDir, number: int) -> GenerationInfo:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if raw.pop("format") != _FORMAT or raw["number"] != number:
             raise ValueError("another format or number")
-        return GenerationInfo(int(raw["number"]), str(raw["model"]), int(raw["seq"]), float(raw["created_at"]))
+        return GenerationInfo(
+            int(raw["number"]), str(raw["model"]), int(raw["seq"]), float(raw["created_at"]), from_json(raw["gates"])
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GenerationDamaged(f"generation {number} cannot be read: {error}", got=path.name) from error
 
@@ -115,19 +161,47 @@ def load_generation(data: DataDir, number: int, devices: Devices, threads: int) 
     return Generation(info, encoder, segment)
 
 
-def live_number(data: DataDir) -> int | None:
-    """The number that live.json names; None before the first. Errors: GenerationDamaged."""
+@dataclass(frozen=True)
+class LiveFile:
+    """The content of live.json."""
+
+    number: int
+    been_live: tuple[int, ...]
+    """The numbers that were live before, ascending."""
+
+
+def read_live(data: DataDir) -> LiveFile | None:
+    """None before the first generation went live. Errors: GenerationDamaged."""
     if not data.live.exists():
         return None
     try:
-        return int(json.loads(data.live.read_text(encoding="utf-8"))["number"])
+        raw = json.loads(data.live.read_text(encoding="utf-8"))
+        return LiveFile(int(raw["number"]), tuple(int(number) for number in raw["been_live"]))
     except (ValueError, KeyError, TypeError) as error:
         raise GenerationDamaged(f"{data.live.name} cannot be read: {error}") from error
 
 
+def live_number(data: DataDir) -> int | None:
+    """The number that live.json names; None before the first. Errors: GenerationDamaged."""
+    live = read_live(data)
+    return None if live is None else live.number
+
+
+def live_model(data: DataDir) -> str | None:
+    """The id of the live generation's model; None before the first. Errors: GenerationDamaged."""
+    live = read_live(data)
+    return None if live is None else load_info(data, live.number).model
+
+
 def set_live(data: DataDir, number: int) -> None:
     """Makes `number` the one that is loaded at the next start."""
-    write_json(data.live, {"number": number})
+    try:
+        live = read_live(data)
+    except GenerationDamaged:
+        live = None
+    been = {*live.been_live, live.number} - {number} if live else set()
+    kept = sorted(been.intersection(numbers(data)))
+    write_json(data.live, {"number": number, "been_live": kept})
 
 
 def numbers(data: DataDir) -> list[int]:
@@ -135,15 +209,115 @@ def numbers(data: DataDir) -> list[int]:
     return sorted(int(path.name) for path in data.generations.iterdir() if path.name.isdigit())
 
 
+def write_verdict(data: DataDir, number: int, gates: Sequence[Gate]) -> None:
+    """Records what was measured of a generation before it was to go live."""
+    write_json(data.verdict(number), to_json(gates))
+
+
+def gates_of(data: DataDir, info: GenerationInfo) -> tuple[Gate, ...]:
+    """All that was measured: of its model by the trainer, of its index, and by the server. Errors: Damaged."""
+    path = data.verdict(info.number)
+    try:
+        verdict = from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GenerationDamaged(f"{path.name} cannot be read: {error}", got=path.name) from error
+    return (*load_gates(data.model(info.model)), *info.gates, *verdict)
+
+
+def state_of(data: DataDir, info: GenerationInfo) -> State:
+    """Where a generation stands. Errors: Damaged."""
+    live = read_live(data)
+    if live is not None and info.number == live.number:
+        return State.LIVE
+    if not passed(gates_of(data, info)):
+        return State.REJECTED
+    return State.PREVIOUS if live is not None and info.number in live.been_live else State.CANDIDATE
+
+
+def candidate_model(data: DataDir) -> Manifest | None:
+    """The model to make a generation of: the newest that was taught from the live one, has passed its gates, and has
+    no generation. Errors: GenerationDamaged when it cannot be told what is live."""
+    live = live_model(data)
+    if live is None:
+        return None
+    made = {info.model for info in _infos(data)}
+    found = []
+    for folder in data.models.iterdir():
+        with contextlib.suppress(Damaged):
+            manifest = load_manifest(folder, verify=False)
+            if manifest.id not in made and load_lineage(folder).base == live and passed(load_gates(folder)):
+                found.append(manifest)
+    return max(found, key=lambda manifest: manifest.created_at, default=None)
+
+
+def candidate_generation(data: DataDir) -> GenerationInfo | None:
+    """The generation to make live by itself: the newest that is a candidate and whose model was taught from the live
+    one. Errors: GenerationDamaged when it cannot be told what is live."""
+    live = live_model(data)
+    for info in reversed(_infos(data)):
+        with contextlib.suppress(Damaged):
+            taught_from = load_lineage(data.model(info.model)).base
+            if live is not None and taught_from == live and state_of(data, info) is State.CANDIDATE:
+                return info
+    return None
+
+
+def previous_generation(data: DataDir) -> GenerationInfo | None:
+    """The generation to go back to: the newest of the model that the live one was taught from, or of that one's, and
+    so on. Errors: Damaged."""
+    infos, model, seen = _infos(data), live_model(data), set[str]()
+    while model and model not in seen:
+        seen.add(model)
+        model = load_lineage(data.model(model)).base
+        of_model = [info for info in infos if info.model == model and state_of(data, info) is State.PREVIOUS]
+        if of_model:
+            return of_model[-1]
+    return None
+
+
+def _infos(data: DataDir) -> list[GenerationInfo]:
+    """Those of the generations that can be read, ascending."""
+    found = []
+    for number in numbers(data):
+        with contextlib.suppress(GenerationDamaged):
+            found.append(load_info(data, number))
+    return found
+
+
 def remove_stale(data: DataDir, keep: int) -> list[int]:
-    """Removes all generations but the live one and the `keep` - 1 before it: also one that was published and, for a
-    crash, never made live. Returns what it removed. Errors: OSError."""
-    live = live_number(data)
+    """Removes what is of no use any more, and returns it. Errors: OSError, GenerationDamaged.
+
+    What stays: the live generation; the newest that was live of each of the `keep` - 1 models that were live last;
+    candidates that were taught from the live model, and the newest rejected one, for its reasons to be seen. A
+    generation of the live model that is not live is a merge that was overtaken, or cut off by a kill.
+    """
+    live = read_live(data)
     if live is None:
         return []
-    before = [number for number in numbers(data) if number < live]
-    kept = {live, *before[max(0, len(before) - (keep - 1)) :]}
+    current = live_model(data)
+    infos = _infos(data)
+    newest: dict[str, int] = {info.model: info.number for info in infos if info.number in live.been_live}
+    newest.pop(current or "", None)
+    kept = {live.number, *sorted(newest.values())[len(newest) - min(len(newest), keep - 1) :]}
+    rejected: list[int] = []
+    for info in infos:
+        with contextlib.suppress(Damaged):
+            state = state_of(data, info)
+            if state is State.CANDIDATE and load_lineage(data.model(info.model)).base == current:
+                kept.add(info.number)
+            if state is State.REJECTED:
+                rejected.append(info.number)
+    kept.update(rejected[-1:])
     stale = [number for number in numbers(data) if number not in kept]
     for number in stale:
-        shutil.rmtree(data.generation(number))
+        _remove(data, number)
     return stale
+
+
+def _remove(data: DataDir, number: int) -> None:
+    """First under a name that nobody reads, so that no half of it is ever taken for a generation."""
+    aside = data.generations / f"{STAGING}stale-{number:08d}"
+    data.generation(number).rename(aside)
+    fsync_path(data.generations)
+    shutil.rmtree(aside)
+    data.verdict(number).unlink(missing_ok=True)

@@ -20,6 +20,8 @@ CODES: dict[type[errors.EverlookError], grpc.StatusCode] = {
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     errors.ModelMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ItemNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.GenerationNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.NotReady: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.NotServing: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,

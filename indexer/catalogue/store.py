@@ -150,6 +150,15 @@ class Catalogue:
         query = select(categories.c.name, categories.c.item_count).where(categories.c.name > after_name)
         return [CategoryCount(*row) for row in self._rows(query.order_by(categories.c.name).limit(page_size))]
 
+    def items_of(self, names: Sequence[str]) -> Iterator[StoredItem]:
+        """The items of these categories, by `seq` within some hundreds of categories at a time."""
+        for part in in_parts(names):
+            chosen = _STORED_ITEM.where(categories.c.name.in_(part)).order_by(items.c.seq)
+            last = 0
+            while rows := self._rows(chosen.where(items.c.seq > last).limit(_CHUNK)):
+                last = rows[-1].seq
+                yield from (StoredItem(id, name, decode_metadata(text), *rest) for id, name, text, *rest in rows)
+
     def entries(self, after_seq: int = 0) -> Iterator[Entry]:
         """The live entries with a `seq` above `after_seq`, in its order.
 

@@ -97,6 +97,14 @@ class Encoder:
         result: NDArray[np.float32] = vectors
         return result
 
+    def warm(self) -> None:
+        """Runs once with each size of batch that `encode` may use, so that no query pays for what a first run does."""
+        side = self.manifest.preprocessing.image_size
+        for size in range(1, self._batch + 1):
+            pixels = np.zeros((size, side, side, 3), np.uint8)
+            self.run_once(pixels)
+            self.run_once(pixels[:1], alone=True)
+
     def _check_output(self) -> None:
         side = self.manifest.preprocessing.image_size
         lengths = np.linalg.norm(self.encode(np.full((2, side, side, 3), 128, np.uint8)), axis=1)

@@ -5,10 +5,11 @@
         vectors = serving.generation.encoder.encode(pixels)
         hits = serving.view.search(vectors, SearchParams(k=10))
         engine.submit(Put(...)).result()                    # durable, and in engine.live.current from now on
+        engine.promote(number)                              # another model's generation goes live
 
 One thread writes: the committer's. After each transaction it applies the changes to the gallery and assigns a new
-`Serving`, and only then are the callers told. A merge runs in a thread beside it: it builds the next main segment from
-a frozen view, and hands over in the writer's thread, with no change in flight.
+`Serving`, and only then are the callers told (`live`). Merges (`merging`) and generations of other models (`promotion`)
+are prepared beside it from a frozen view, and handed over in the writer's thread, with no change in flight.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -32,31 +31,34 @@ from indexer import devices as available
 from indexer.catalogue import Applied, Capacity, Catalogue, Change, Committer, Entry
 from indexer.datadir import DataDir, Lock
 from indexer.devices import DeviceInfo, Devices
+from indexer.embedding import embed_missing
 from indexer.encoder import Encoder
 from indexer.errors import EverlookError, GenerationDamaged, NotServing
 from indexer.files import sweep
+from indexer.gates import RecallLimits
 from indexer.generation import (
     Generation,
+    GenerationInfo,
     Live,
     Serving,
     live_number,
     load_generation,
     load_info,
-    numbers,
     publish_generation,
     remove_stale,
     set_live,
+    sweep_generations,
 )
-from indexer.images import ImageLimits, preprocess
-from indexer.index import Gallery, Removal, Segment, Upsert
+from indexer.images import ImageLimits
+from indexer.index import Gallery, Segment
+from indexer.live import LiveGallery
+from indexer.merging import Merger, MergeRule
 from indexer.model import load_manifest
+from indexer.promotion import Progress, Promoter
 
 __all__ = ["Engine", "Options", "Serving"]
 
 log = logging.getLogger(__name__)
-
-_HEAL_BATCH = 64
-_MERGE_RETRY_S = 60.0  # after a merge that failed, for want of disk space for example
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Options:
     merge_ratio: float = 0.1
     """Delta or tombstones, as a share of the main segment, from which a merge begins."""
     keep_generations: int = 2
-    """Generations kept on disk, the live one included."""
+    """Generations to go back to, the live one included: the newest of each model that was live."""
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     capacity: Capacity = field(default_factory=Capacity)
     on_merge: Callable[[bool], None] = lambda ok: None
@@ -89,40 +91,55 @@ class Engine:
         self._options = options or Options()
         self._devices = devices
         self._stack = ExitStack()
-        self._merging: threading.Thread | None = None
-        """The merge that is under way. Assigned in the writer's thread only, like `_since_merge`."""
-        self._since_merge: list[list[Upsert | Removal]] | None = None
-        """Changes since the view that is being merged; None while nothing is. Touched by the writer's thread only."""
-        self._merge_again_at = 0.0
-        self._closing = False
         self.catalogue: Catalogue
-        self.live: Live
 
     def __enter__(self) -> Self:
         """Errors: NotServing when another process has the directory or no model is there; Damaged."""
+        options = self._options
         with ExitStack() as stack:
             self.data.create()
             stack.enter_context(Lock(self.data))
             sweep(self.data.root)
-            sweep(self.data.generations)
-            self.catalogue = stack.enter_context(Catalogue.open(self._options.database_url or self.data.catalogue_url))
-            self._devices = self._devices or available.detect()
+            sweep(self.data.verdicts)
+            sweep_generations(self.data)
+            self.catalogue = stack.enter_context(Catalogue.open(options.database_url or self.data.catalogue_url))
+            self._devices = devices = self._devices or available.detect()
             self._committer = Committer(
-                self.catalogue, self._options.capacity, self._on_commit, self._options.on_failure
+                self.catalogue, options.capacity, self._on_commit, options.on_failure, lambda: self._gallery.models()
             )
-            generation = self._load_live()
-            generation.segment.use_gpus(self._gpus)
+            generation = self._load_live(devices)
+            generation.segment.use_gpus(devices.index_gpus)
             try:
-                remove_stale(self.data, self._options.keep_generations)  # what a kill in a merge left
-            except OSError as error:
+                remove_stale(self.data, options.keep_generations)  # what a kill in a merge left
+            except (OSError, GenerationDamaged) as error:
                 log.warning("old generations could not be removed: %s", error)
             stack.enter_context(self._committer)
             self._heal(generation.encoder)
-            self._gallery = Gallery.open(generation.segment, self._entries(generation), seq=self.catalogue.last_seq)
-            self.live = Live(Serving(generation, self._gallery.view))
-            stack.callback(self._stop_merging)
+            gallery = Gallery.open(generation.segment, self._entries(generation), seq=self.catalogue.last_seq)
+            self._gallery = LiveGallery(self.catalogue, generation, gallery, options.image_limits)
+            self._merger = Merger(
+                self.data,
+                self._gallery,
+                self._committer,
+                MergeRule(options.merge_min_entries, options.merge_ratio),
+                options.keep_generations,
+                devices.index_gpus,
+                options.on_merge,
+            )
+            stack.callback(self._merger.close)
+            self._promoter = Promoter(
+                self.data,
+                self.catalogue,
+                self._gallery,
+                self._committer,
+                devices,
+                options.encoder_threads,
+                options.keep_generations,
+                options.image_limits,
+            )
+            stack.callback(self._promoter.close)
             self._stack = stack.pop_all()
-        self._committer.run(self._merge_if_due)
+        self._committer.run(self._merger.start_if_due)
         return self
 
     def __exit__(
@@ -147,6 +164,30 @@ class Engine:
         """
         return self._committer.submit(change)
 
+    def promote(
+        self,
+        number: int,
+        *,
+        limits: RecallLimits | None = None,
+        progress: Progress = lambda phase, done, total: None,
+    ) -> GenerationInfo:
+        """Makes a generation of another model live, while queries are answered; returns when it is. Blocks meanwhile.
+
+        A candidate's probe recall is measured first, against `limits` (None: the defaults); one that was live before is
+        not judged again. `progress` hears of the phase and how much of it is done. Errors: as `Promoter.promote`.
+        """
+        return self._promoter.promote(number, limits or RecallLimits(), progress)
+
+    @property
+    def live(self) -> Live:
+        """The one reference to what is served."""
+        return self._gallery.live
+
+    def encoders(self, serving: Serving) -> list[Encoder]:
+        """What a new photo has to be embedded by: the model that serves, and one that is about to."""
+        upcoming = self._gallery.upcoming
+        return [serving.generation.encoder, *([upcoming] if upcoming is not None else [])]
+
     @property
     def device_infos(self) -> list[DeviceInfo]:
         """What encoding and searching run on."""
@@ -155,19 +196,15 @@ class Engine:
         return [self.live.current.generation.encoder.device, self._devices.index_device(1)]
 
     @property
-    def _gpus(self) -> int:
-        return self._devices.index_gpus if self._devices else 0
-
-    @property
     def queued_writes(self) -> int:
         """Writes accepted and not yet answered."""
         return self._committer.depth
 
     # ------------------------------------------------------------------------------------------------ opening
 
-    def _load_live(self) -> Generation:
+    def _load_live(self, devices: Devices) -> Generation:
         """The live generation. One that is damaged is built again from the catalogue, which holds its vectors."""
-        devices, threads = self._devices or available.detect(), self._options.encoder_threads
+        threads = self._options.encoder_threads
         number = None
         try:
             number = live_number(self.data)
@@ -178,12 +215,9 @@ class Engine:
         model = self._model_of(number)
         encoder = Encoder.load(self.data.model(model), devices, threads)
         segment = Segment.build(np.empty((0, encoder.manifest.dimension), np.float32), np.empty(0, np.uint64))
-        info = publish_generation(self.data, self._next_number(), model, 0, segment)
+        info = publish_generation(self.data, model, 0, segment)
         set_live(self.data, info.number)
         return Generation(info, encoder, segment)
-
-    def _next_number(self) -> int:
-        return max(numbers(self.data), default=0) + 1
 
     def _model_of(self, number: int | None) -> str:
         """The model of a damaged generation, as far as it can be told; otherwise the one model that is published.
@@ -215,95 +249,20 @@ class Engine:
 
     def _heal(self, encoder: Encoder) -> None:
         """Embeds photos that have no vector of the live model, such as those written while another was live."""
-        missing = list(self.catalogue.missing_vectors(encoder.manifest.id))
-        if missing:
-            log.info("embedding %d photos that have no vector of the live model", len(missing))
-        spec, limits = encoder.manifest.preprocessing, self._options.image_limits
-        for start in range(0, len(missing), _HEAL_BATCH):
-            batch = missing[start : start + _HEAL_BATCH]
-            pixels = [preprocess(self.catalogue.photo(sha256).data, spec, limits)[0] for sha256 in batch]
-            vectors = encoder.encode(np.stack(pixels))
-            self._committer.store_vectors(encoder.manifest.id, dict(zip(batch, vectors, strict=True))).result()
+        embedded = embed_missing(
+            self.catalogue,
+            encoder,
+            self._options.image_limits,
+            lambda model, vectors: self._committer.store_vectors(model, vectors).result(),
+        )
+        if embedded:
+            log.info("embedded %d photos that had no vector of the live model", embedded)
 
     # ------------------------------------------------------------------------------------------------ writer's thread
 
     def _on_commit(self, applied: list[Applied]) -> None:
-        changes = [_to_index(each) for each in applied]
-        view = self._gallery.apply(changes)
-        self.live.current = Serving(self.live.current.generation, view)
-        if self._since_merge is not None:
-            self._since_merge.append(changes)
-        self._merge_if_due()
-
-    def _merge_if_due(self) -> None:
-        view = self.live.current.view
-        due = max(self._options.merge_min_entries, self._options.merge_ratio * len(view.segment))
-        if self._closing or self._merging is not None:
-            return
-        if time.monotonic() >= self._merge_again_at and max(len(view.delta), view.tombstones) >= due:
-            self._since_merge = []
-            self._merging = threading.Thread(target=self._merge, args=(self.live.current,), name="merge", daemon=True)
-            self._merging.start()
-
-    # ------------------------------------------------------------------------------------------------ merging
-
-    def _merge(self, serving: Serving) -> None:
-        """Builds the next generation of the same model from one frozen view, and swaps to it."""
-        began = time.perf_counter()
-        try:
-            vectors, seqs = serving.view.live_vectors()
-            segment = Segment.build(vectors, seqs, gpus=self._gpus, progress=self._check_closing)
-            segment.use_gpus(self._gpus)
-            info = publish_generation(
-                self.data, self._next_number(), serving.generation.model.id, serving.view.seq, segment
-            )
-            gallery = Gallery.rebase(serving.view, segment)
-            generation = Generation(info, serving.generation.encoder, segment)
-            self._committer.run(lambda: self._hand_over(generation, gallery)).result()
-        except Exception as error:
-            if not self._closing:
-                log.error("the merge failed; the index stays as it is", exc_info=error)
-            self._finish_merge(ok=False)
-            return
-        log.info("merged %d entries in %.1f s: generation %d", len(segment), time.perf_counter() - began, info.number)
-        try:
-            remove_stale(self.data, self._options.keep_generations)
-        except Exception as error:  # the merge itself is done
-            log.warning("old generations could not be removed; the next merge tries again: %s", error)
-        self._finish_merge(ok=True)
-
-    def _check_closing(self, step: str, done: float) -> None:
-        if self._closing:
-            raise NotServing("the engine is closing")
-
-    def _hand_over(self, generation: Generation, gallery: Gallery) -> None:
-        for changes in self._since_merge or ():
-            gallery.apply(changes)
-        set_live(self.data, generation.number)
-        self._gallery = gallery
-        self.live.current = Serving(generation, gallery.view)
-        self._since_merge = None
-
-    def _finish_merge(self, *, ok: bool) -> None:
-        """The last step of the merging thread: only now may another merge begin."""
-        with contextlib.suppress(NotServing):  # the engine is closing, or its writer has failed
-            self._committer.run(lambda: self._end_merge(ok))
-        if not self._closing:
-            self._options.on_merge(ok)
-
-    def _end_merge(self, ok: bool) -> None:
-        self._merging = self._since_merge = None
-        if not ok:
-            self._merge_again_at = time.monotonic() + _MERGE_RETRY_S
-        self._merge_if_due()  # what came meanwhile may be enough for the next one
-
-    def _stop_merging(self) -> None:
-        self._closing = True
-        with contextlib.suppress(NotServing):  # the writer has failed, and starts no merge any more
-            self._committer.run(lambda: None).result()  # whoever was about to start a merge has started it
-        merging = self._merging
-        if merging is not None:
-            merging.join()
+        self._gallery.apply(applied)
+        self._merger.start_if_due()
 
 
 def published_models(data: DataDir) -> list[str]:
@@ -315,12 +274,3 @@ def published_models(data: DataDir) -> list[str]:
         except EverlookError as error:
             log.warning("%s is not a model: %s", folder.name, error)
     return found
-
-
-def _to_index(applied: Applied) -> Upsert | Removal:
-    if applied.entry is None:
-        return Removal(applied.seq, applied.id)
-    if applied.vector is None:
-        raise RuntimeError(f"item {applied.id!r} was committed without a vector")
-    entry = applied.entry
-    return Upsert(entry.seq, entry.id, entry.category, entry.metadata, applied.vector)

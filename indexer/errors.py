@@ -11,6 +11,7 @@
     ├── ItemNotFound            no item has that id
     ├── GenerationNotFound      no generation has that number
     ├── NotReady                the request is right, the state is not; nothing was changed
+    │   └── GateFailed          a candidate was measured and found wanting
     ├── Overloaded              try again later; nothing was changed
     │   ├── QueueFull           too much work is waiting
     │   └── StorageFull         the disk is full, or the database refuses writes
@@ -109,6 +110,10 @@ class NotReady(EverlookError):
     """What is asked for cannot be done as things stand, such as rolling back where nothing was live before."""
 
     reason = "NOT_READY"
+
+
+class GateFailed(NotReady):
+    """A candidate is not served: it failed a gate, which the message names."""
 
 
 class Overloaded(EverlookError):

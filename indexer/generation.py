@@ -122,11 +122,20 @@ def publish_generation(
 ) -> GenerationInfo:
     """Writes a generation, whole, under the next number, and returns what it says of itself. Errors: OSError."""
     with publishing(data):
-        info = GenerationInfo(max(numbers(data), default=0) + 1, model, seq, time.time(), tuple(gates))
+        info = GenerationInfo(_next_number(data), model, seq, time.time(), tuple(gates))
         with publish_folder(data.generation(info.number)) as staging:
             segment.save(staging)
             write_json(staging / _MANIFEST, {"format": _FORMAT, **asdict(info), "gates": to_json(info.gates)})
     return info
+
+
+def _next_number(data: DataDir) -> int:
+    """Above every number that is there, or that live.json still names: another generation's past is never inherited."""
+    named: tuple[int, ...] = ()
+    with contextlib.suppress(GenerationDamaged):  # the server rebuilds what is live, and names it anew
+        live = read_live(data)
+        named = (live.number, *live.been_live) if live else ()
+    return max((*numbers(data), *named), default=0) + 1
 
 
 def load_info(data: DataDir, number: int) -> GenerationInfo:
@@ -167,7 +176,9 @@ class LiveFile:
 
     number: int
     been_live: tuple[int, ...]
-    """The numbers that were live before, ascending."""
+    """The numbers that were live before, ascending; those that are still there."""
+    models: tuple[str, ...]
+    """The ids of all models that have been live, or are: none of them is ever a candidate again."""
 
 
 def read_live(data: DataDir) -> LiveFile | None:
@@ -176,8 +187,8 @@ def read_live(data: DataDir) -> LiveFile | None:
         return None
     try:
         raw = json.loads(data.live.read_text(encoding="utf-8"))
-        return LiveFile(int(raw["number"]), tuple(int(number) for number in raw["been_live"]))
-    except (ValueError, KeyError, TypeError) as error:
+        return LiveFile(int(raw["number"]), tuple(map(int, raw["been_live"])), tuple(map(str, raw["models"])))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise GenerationDamaged(f"{data.live.name} cannot be read: {error}") from error
 
 
@@ -190,7 +201,15 @@ def live_number(data: DataDir) -> int | None:
 def live_model(data: DataDir) -> str | None:
     """The id of the live generation's model; None before the first. Errors: GenerationDamaged."""
     live = read_live(data)
-    return None if live is None else load_info(data, live.number).model
+    while live is not None:
+        try:
+            return load_info(data, live.number).model
+        except GenerationDamaged:
+            meanwhile = read_live(data)
+            if meanwhile == live:
+                raise
+            live = meanwhile  # another went live between the two looks, and the one before was removed
+    return None
 
 
 def set_live(data: DataDir, number: int) -> None:
@@ -201,7 +220,10 @@ def set_live(data: DataDir, number: int) -> None:
         live = None
     been = {*live.been_live, live.number} - {number} if live else set()
     kept = sorted(been.intersection(numbers(data)))
-    write_json(data.live, {"number": number, "been_live": kept})
+    models = dict.fromkeys(live.models if live else ())
+    with contextlib.suppress(GenerationDamaged):
+        models[load_info(data, number).model] = None
+    write_json(data.live, {"number": number, "been_live": kept, "models": list(models)})
 
 
 def numbers(data: DataDir) -> list[int]:
@@ -235,31 +257,44 @@ def state_of(data: DataDir, info: GenerationInfo) -> State:
 
 
 def candidate_model(data: DataDir) -> Manifest | None:
-    """The model to make a generation of: the newest that was taught from the live one, has passed its gates, and has
-    no generation. Errors: GenerationDamaged when it cannot be told what is live."""
-    live = live_model(data)
-    if live is None:
+    """The model to make a generation of: the newest that was taught from the live one and has passed its gates, where
+    it has no generation and has not been live. Older ones are never taken up: what came after them knows more.
+
+    Errors: GenerationDamaged when it cannot be told what is live.
+    """
+    live, current = read_live(data), live_model(data)
+    if live is None or current is None:
         return None
-    made = {info.model for info in _infos(data)}
-    found = []
+    taught = []
     for folder in data.models.iterdir():
         with contextlib.suppress(Damaged):
-            manifest = load_manifest(folder, verify=False)
-            if manifest.id not in made and load_lineage(folder).base == live and passed(load_gates(folder)):
-                found.append(manifest)
-    return max(found, key=lambda manifest: manifest.created_at, default=None)
+            manifest, lineage = load_manifest(folder, verify=False), load_lineage(folder)
+            if lineage.base == current and passed(load_gates(folder)):
+                taught.append((lineage.training, manifest.created_at, manifest))
+    if not taught:
+        return None
+    newest = max(taught, key=lambda each: each[:2])[2]
+    done = {*live.models, *(info.model for info in _infos(data))}
+    return None if newest.id in done else newest
 
 
 def candidate_generation(data: DataDir) -> GenerationInfo | None:
-    """The generation to make live by itself: the newest that is a candidate and whose model was taught from the live
-    one. Errors: GenerationDamaged when it cannot be told what is live."""
-    live = live_model(data)
+    """The generation to make live by itself: the newest that is a candidate, whose model was taught from the live one
+    and has not been live: what was rolled back stays so. Errors: GenerationDamaged when it cannot be told what is live.
+    """
+    live, current = read_live(data), live_model(data)
+    if live is None or current is None:
+        return None
     for info in reversed(_infos(data)):
         with contextlib.suppress(Damaged):
-            taught_from = load_lineage(data.model(info.model)).base
-            if live is not None and taught_from == live and state_of(data, info) is State.CANDIDATE:
+            if info.model not in live.models and _is_candidate(data, info, current):
                 return info
     return None
+
+
+def _is_candidate(data: DataDir, info: GenerationInfo, current: str) -> bool:
+    """Whether it may go live, and was taught from the `current` live model. Errors: Damaged."""
+    return load_lineage(data.model(info.model)).base == current and state_of(data, info) is State.CANDIDATE
 
 
 def previous_generation(data: DataDir) -> GenerationInfo | None:
@@ -291,27 +326,31 @@ def remove_stale(data: DataDir, keep: int) -> list[int]:
     candidates that were taught from the live model, and the newest rejected one, for its reasons to be seen. A
     generation of the live model that is not live is a merge that was overtaken, or cut off by a kill.
     """
-    live = read_live(data)
-    if live is None:
-        return []
-    current = live_model(data)
+    with publishing(data):  # so that nothing is published after the look at what is there
+        sweep(data.generations)
+        live, current = read_live(data), live_model(data)
+        if live is None or current is None:
+            return []
+        kept = _kept(data, live, current, keep)
+        stale = [number for number in numbers(data) if number not in kept]
+        for number in stale:
+            _remove(data, number)
+    return stale
+
+
+def _kept(data: DataDir, live: LiveFile, current: str, keep: int) -> set[int]:
     infos = _infos(data)
     newest: dict[str, int] = {info.model: info.number for info in infos if info.number in live.been_live}
-    newest.pop(current or "", None)
+    newest.pop(current, None)
     kept = {live.number, *sorted(newest.values())[len(newest) - min(len(newest), keep - 1) :]}
     rejected: list[int] = []
     for info in infos:
         with contextlib.suppress(Damaged):
-            state = state_of(data, info)
-            if state is State.CANDIDATE and load_lineage(data.model(info.model)).base == current:
+            if info.model not in live.models and _is_candidate(data, info, current):
                 kept.add(info.number)
-            if state is State.REJECTED:
+            if state_of(data, info) is State.REJECTED:
                 rejected.append(info.number)
-    kept.update(rejected[-1:])
-    stale = [number for number in numbers(data) if number not in kept]
-    for number in stale:
-        _remove(data, number)
-    return stale
+    return kept.union(rejected[-1:])
 
 
 def _remove(data: DataDir, number: int) -> None:

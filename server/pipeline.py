@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.catalogue import Applied, Photo, Put
+from indexer.encoder import Encoder
 from indexer.engine import Engine, Serving
 from indexer.errors import DeadlinePassed, EverlookError, ItemNotFound, ModelMismatch, NotServing
 from indexer.images import ImageInfo, ImageLimits, preprocess
@@ -137,13 +138,13 @@ class Pipeline:
             self._observe(jobs[0].lane, decode=sum(job.timing.decode_s for job in jobs))
         return decoded
 
-    def _encode(self, serving: Serving, jobs: Sequence[Job], pixels: Sequence[Pixels]) -> NDArray[np.float32]:
+    def _encode(self, encoder: Encoder, jobs: Sequence[Job], pixels: Sequence[Pixels]) -> NDArray[np.float32]:
         began = time.perf_counter()
-        vectors = serving.generation.encoder.encode(np.stack(pixels))
+        vectors = encoder.encode(np.stack(pixels))
         took = time.perf_counter() - began
         self._observe(jobs[0].lane, encode=took)
         for job in jobs:
-            job.timing.encode_s = took
+            job.timing.encode_s += took
         return vectors
 
     def _begin(self, jobs: Sequence[Job]) -> None:
@@ -175,7 +176,8 @@ class Pipeline:
             else:
                 good.append((job, result[0]))
         if good:
-            vectors = self._encode(serving, [job for job, _ in good], [pixels for _, pixels in good])
+            encoder = serving.generation.encoder
+            vectors = self._encode(encoder, [job for job, _ in good], [pixels for _, pixels in good])
             found += [(job, vector) for (job, _), vector in zip(good, vectors, strict=True)]
         for job in jobs:
             if not isinstance(job.query, ImageQuery):
@@ -224,10 +226,12 @@ class Pipeline:
                 good.append((job, *result))
         if not good:
             return failed
-        vectors = self._encode(serving, [job for job, _, _ in good], [pixels for _, pixels, _ in good])
-        for (job, _, info), vector in zip(good, vectors, strict=True):
+        vectors = {
+            encoder.manifest.id: self._embed(encoder, serving, good) for encoder in self._engine.encoders(serving)
+        }
+        for row, (job, _, info) in enumerate(good):
             photo = Photo(job.image, hashlib.sha256(job.image).hexdigest(), info.width, info.height, info.format)
-            put = Put(job.id, job.category, job.metadata, photo, vector, serving.generation.model.id)
+            put = Put(job.id, job.category, job.metadata, photo, {model: made[row] for model, made in vectors.items()})
             try:
                 committed = self._engine.submit(put)
             except EverlookError as error:
@@ -235,6 +239,15 @@ class Pipeline:
                 continue
             committed.add_done_callback(functools.partial(self._committed, job, time.perf_counter()))
         return failed
+
+    def _embed(
+        self, encoder: Encoder, serving: Serving, good: Sequence[tuple[IngestJob, Pixels, ImageInfo]]
+    ) -> NDArray[np.float32]:
+        """The vectors (N, D) of photos whose pixels are as the serving model wants them."""
+        spec = encoder.manifest.preprocessing
+        same = spec == serving.generation.model.preprocessing
+        pixels = [given if same else preprocess(job.image, spec, self._image_limits)[0] for job, given, _ in good]
+        return self._encode(encoder, [job for job, _, _ in good], pixels)
 
     def _committed(self, job: IngestJob, began: float, done: Future[Applied]) -> None:
         error = done.exception()

@@ -80,19 +80,22 @@ class _Row:
     sha256: str
 
 
-def apply_changes(connection: Connection, changes: Sequence[Change], now: float) -> list[Applied | ItemNotFound]:
-    """Applies `changes` in order and returns what became of each. `now` is the time in Unix seconds.
+def apply_changes(
+    connection: Connection, changes: Sequence[Change], now: float, models: Iterable[str] = ()
+) -> list[Applied | ItemNotFound]:
+    """Applies `changes` in order and returns what became of each, with the photo's vectors by these `models`, where
+    there are some. `now` is the time in Unix seconds.
 
     Deleting an unknown id, or keeping the photo of one, is ItemNotFound, and the others go on. A put of what is there
     already is UNCHANGED and takes no `seq`.
     """
-    return _Batch(connection, changes).apply(now)
+    return _Batch(connection, changes, models).apply(now)
 
 
 class _Batch:
     """`before` is what the database holds of the items concerned, `after` what it shall hold."""
 
-    def __init__(self, connection: Connection, changes: Sequence[Change]) -> None:
+    def __init__(self, connection: Connection, changes: Sequence[Change], models: Iterable[str]) -> None:
         self._connection = connection
         self._changes = changes
         # Locked first, so that transactions of other writers, where the database allows them, come one after another.
@@ -103,7 +106,8 @@ class _Batch:
         puts = [change for change in changes if isinstance(change, Put)]
         shas = {put.photo.sha256 for put in puts if put.photo} | {row.sha256 for row in self._before.values()}
         self._photo_ids = self._stored_photos(shas)
-        self._stored_vectors = self._vectors_of({put.model for put in puts})
+        self._models = set(models)
+        self._stored_vectors = self._vectors_of(self._models.union(*(put.vectors for put in puts)) if puts else set())
         self._new_photos: dict[str, tuple[int, Photo]] = {}
         self._new_vectors: dict[tuple[str, str], NDArray[np.float32]] = {}  # by model and photo
 
@@ -155,17 +159,19 @@ class _Batch:
         if change.photo and sha256 not in self._photo_ids and sha256 not in self._new_photos:
             self._new_photos[sha256] = (seq, change.photo)
         entry = Entry(seq, change.id, change.category, dict(change.metadata), sha256)
-        return Applied(seq, outcome, change.id, entry, self._vector(change, sha256))
+        return Applied(seq, outcome, change.id, entry, self._vectors(change, sha256))
 
-    def _vector(self, change: Put, sha256: str) -> NDArray[np.float32] | None:
-        key = (change.model, sha256)
-        if key in self._new_vectors:
-            return self._new_vectors[key]
-        if key in self._stored_vectors:
-            return decode_vector(self._stored_vectors[key])
-        if change.vector is not None:
-            self._new_vectors[key] = change.vector
-        return change.vector
+    def _vectors(self, change: Put, sha256: str) -> dict[str, NDArray[np.float32]]:
+        found = {}
+        for model in self._models.union(change.vectors):
+            key = (model, sha256)
+            if key in self._stored_vectors:
+                found[model] = decode_vector(self._stored_vectors[key])
+            elif key in self._new_vectors:
+                found[model] = self._new_vectors[key]
+            elif model in change.vectors:
+                found[model] = self._new_vectors[key] = change.vectors[model]
+        return found
 
     # ------------------------------------------------------------------------------------------------- writing
 

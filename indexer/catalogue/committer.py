@@ -76,11 +76,14 @@ class Committer:
         capacity: Capacity,
         on_commit: Callable[[list[Applied]], None],
         on_failure: Callable[[BaseException], None] | None = None,
+        models: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        """`models` says, in the writer thread, whose vectors `on_commit` is to get, where the catalogue has them."""
         self._catalogue = catalogue
         self._capacity = capacity
         self._on_commit = on_commit
         self._on_failure = on_failure
+        self._models = models
         self._queue: deque[_Write | _Call] = deque()
         self._changed = threading.Condition()  # guards the queue and all below
         self._changes = 0
@@ -227,7 +230,9 @@ class Committer:
         if self._failed:
             return [_not_serving(self._failed)] * len(writes)
         try:
-            answers: Sequence[Applied | ItemNotFound] = self._catalogue.apply([write.change for write in writes])
+            answers: Sequence[Applied | ItemNotFound] = self._catalogue.apply(
+                [write.change for write in writes], self._models()
+            )
         except NotServing as error:
             self._stop(error)
             return [error] * len(writes)
@@ -304,4 +309,4 @@ def _size(change: Change) -> int:
     if isinstance(change, Delete):
         return _ROW_BYTES
     photo = len(change.photo.data) if change.photo else 0
-    return _ROW_BYTES + photo + (change.vector.nbytes if change.vector is not None else 0)
+    return _ROW_BYTES + photo + sum(vector.nbytes for vector in change.vectors.values())

@@ -222,13 +222,15 @@ class Catalogue:
 
     # -------------------------------------------------------------------------------------------------- writes
 
-    def apply(self, changes: Sequence[Change]) -> list[Applied | ItemNotFound]:
+    def apply(self, changes: Sequence[Change], models: Iterable[str] = ()) -> list[Applied | ItemNotFound]:
         """Applies changes in order, as one durable transaction. An unknown id is an answer, and the others go on.
+
+        What was put is answered with its photo's vectors by these `models`, as far as they are there.
 
         Errors: StorageFull, and nothing was changed; NotServing when nobody knows whether it was.
         """
         with self._database.write() as connection:
-            return apply_changes(connection, changes, self._clock())
+            return apply_changes(connection, changes, self._clock(), models)
 
     def store_vectors(self, model: str, of_photo: Mapping[str, NDArray[np.float32]]) -> int:
         """Stores vectors (D,) by the address of their photo, where they are missing. Returns how many were stored.

@@ -28,17 +28,16 @@ class Photo:
 class Put:
     """Adds an item, or replaces the item with the same id.
 
-    `photo` None keeps the photo that the item has. `vector` is the photo's embedding by `model`, float32 of shape (D,);
-    None where the catalogue has it already. A new photo without its vector is stored, and is found by
-    `Catalogue.missing_vectors` later.
+    `photo` None keeps the photo that the item has. `vectors` are the photo's embeddings, float32 of shape (D,), by the
+    id of the model that made each; those that the catalogue has already stay. A photo without a vector of some model is
+    found by `Catalogue.missing_vectors`.
     """
 
     id: str
     category: str
     metadata: Mapping[str, MetadataValue]
     photo: Photo | None
-    vector: NDArray[np.float32] | None = field(compare=False)
-    model: str
+    vectors: Mapping[str, NDArray[np.float32]] = field(compare=False, default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +75,15 @@ class Applied:
     """A change that is durable.
 
     `seq` is its place in the order of all changes (of an unchanged item: the place it has). `entry` is the item as it
-    is now, None once deleted. `vector` is the embedding of its photo by the put's model, where the catalogue has it.
+    is now, None once deleted. `vectors` are the embeddings of its photo, by model: of those models that were asked for,
+    and that the put brought vectors of, the ones that the catalogue has.
     """
 
     seq: int
     outcome: Outcome
     id: str
     entry: Entry | None
-    vector: NDArray[np.float32] | None = field(default=None, compare=False)
+    vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -93,11 +93,19 @@ class Gallery:
         return cls(View(seq, segment, attributes, delta.upto(len(delta)), RowSet.of(mask), alive_delta), delta)
 
     @classmethod
-    def rebase(cls, view: View, segment: Segment) -> Gallery:
-        """The gallery of `view` over a new `segment` of the same vectors, for any thread to prepare.
+    def rebase(
+        cls,
+        view: View,
+        segment: Segment,
+        vectors_of: Callable[[NDArray[np.uint64]], NDArray[np.float32]] | None = None,
+    ) -> Gallery:
+        """The gallery of `view` over a new `segment`, for any thread to prepare.
 
         Items that the segment does not hold go to the delta; what it holds and the view does not is dead. The changes
         after `view.seq` are then to be applied to it, in the writer's thread, before it takes the old gallery's place.
+
+        vectors_of  the vectors (m, D) of the entries with these seqs (m,), where the segment is another model's; None:
+                    they are the view's
         """
         live = view.live_rows()
         seqs = view.attributes.seqs(view.rows)[live]
@@ -107,7 +115,8 @@ class Gallery:
         held[inside] = segment.seqs[at[inside]] == seqs[inside]
         main = np.full(len(segment), -1, np.int64)
         main[at[held]] = live[held]
-        delta: Column[np.float32] = Column.of(view.vectors(live[~held]))
+        beside = view.vectors(live[~held]) if vectors_of is None else vectors_of(seqs[~held])
+        delta: Column[np.float32] = Column.of(beside)
         attributes = view.attributes.take(
             view.rows, np.concatenate([main, live[~held]]), np.concatenate([segment.seqs, seqs[~held]])
         )

@@ -65,8 +65,7 @@ class Calls:
             self.pipeline.submit(job)
             written = await job.future
         else:
-            model = self.engine.live.current.generation.model.id
-            applied = await asyncio.wrap_future(self.engine.submit(Put(id, category, metadata, None, None, model)))
+            applied = await asyncio.wrap_future(self.engine.submit(Put(id, category, metadata, None)))
             written = Written(applied, self.engine.live.current)
         self.metrics.items_written.labels(outcome=written.applied.outcome.value).inc()
         return written

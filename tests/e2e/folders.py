@@ -6,8 +6,18 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
+
+from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir
+from indexer.devices import detect
+from indexer.embedding import embed_missing
+from indexer.encoder import Encoder
 from indexer.files import STAGING
+from indexer.generation import GenerationInfo, live_model, publish_generation
+from indexer.images import ImageLimits
+from indexer.index import Segment
+from indexer.lineage import Lineage
 from tests.indexer.tiny_model import write_tiny_model
 
 
@@ -23,6 +33,19 @@ def data_with(parent: Path, model_folder: Path) -> Path:
     folder = parent / "data"
     shutil.copytree(model_folder, DataDir(folder).models / model_folder.name)
     return folder
+
+
+def publish_candidate(data: DataDir, catalogue: Catalogue, seed: int, *cohorts: tuple[str, ...]) -> GenerationInfo:
+    """A tiny model that was taught from the live one, and a generation of it, as trainer and indexer make them."""
+    lineage = Lineage(live_model(data) or "", 1, cohorts)
+    model = write_tiny_model(data.models, seed=seed, dimension=(32, 16)[seed % 2], lineage=lineage)
+    encoder = Encoder.load(data.model(model.id), detect(), 1)
+    embed_missing(catalogue, encoder, ImageLimits(), catalogue.store_vectors)
+    seq = catalogue.last_seq
+    pairs = [(entry.seq, vector) for chunk in catalogue.entries_with_vectors(model.id) for entry, vector in chunk]
+    vectors = np.array([vector for _, vector in pairs], np.float32).reshape(-1, model.dimension)
+    segment = Segment.build(vectors, np.array([number for number, _ in pairs], np.uint64))
+    return publish_generation(data, model.id, seq, segment)
 
 
 def check_whole(folder: Path, *, generations: int = 2) -> None:

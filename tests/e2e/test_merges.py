@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import indexer.engine
+import indexer.merging
 from indexer.catalogue import Photo, Put
 from indexer.datadir import DataDir
 from indexer.engine import Engine, Options
@@ -30,7 +30,7 @@ def put(engine: Engine, seed: int) -> None:
     pixels, info = preprocess(photo(seed), generation.model.preprocessing)
     (vector,) = generation.encoder.encode(pixels[None])
     shown = Photo(photo(seed), hashlib.sha256(photo(seed)).hexdigest(), info.width, info.height, info.format)
-    engine.submit(Put(f"item-{seed}", "shelf", {}, shown, vector, generation.model.id)).result(10)
+    engine.submit(Put(f"item-{seed}", "shelf", {}, shown, {generation.model.id: vector})).result(10)
 
 
 def found(engine: Engine) -> set[str]:
@@ -91,7 +91,7 @@ def test_old_generations_that_cannot_be_removed_cost_no_item_and_no_merge(
 
     monkeypatch.setattr(Segment, "build", build_when_told)
     with Engine(DataDir(data), Options(merge_min_entries=4, merge_ratio=0.1, on_merge=ended.append)) as engine:
-        monkeypatch.setattr(indexer.engine, "remove_stale", failing_once)
+        monkeypatch.setattr(indexer.merging, "remove_stale", failing_once)
         for seed in range(4):
             put(engine, seed)
         assert removing.wait(20)
@@ -113,7 +113,7 @@ def test_a_merge_that_fails_leaves_everything_as_it_was(data: Path, monkeypatch:
         raise OSError("no space left")
 
     with Engine(DataDir(data), Options(merge_min_entries=4, on_merge=ended.append)) as engine:
-        monkeypatch.setattr(indexer.engine, "publish_generation", failing)
+        monkeypatch.setattr(indexer.merging, "publish_generation", failing)
         for seed in range(8):
             put(engine, seed)
         wait_for(lambda: ended)

@@ -1,4 +1,4 @@
-"""The whole engine against a dict: writes, searches, merges, restarts and crashes in any order."""
+"""The whole engine against a dict: writes, searches, merges, other models, restarts and crashes in any order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import functools
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from indexer.catalogue import Applied, Delete, MetadataValue, Outcome, Photo, Pu
 from indexer.datadir import DataDir
 from indexer.engine import Engine, Options, Serving
 from indexer.errors import ItemNotFound
+from indexer.generation import candidate_generation, previous_generation
 from indexer.images import preprocess
 from indexer.index import AnyOf, Filter, Range, SearchParams
 from indexer.index.exact import cosine
-from tests.e2e.folders import check_whole, tiny_data
+from tests.e2e.folders import check_whole, publish_candidate, tiny_data
 from tests.e2e.photos import photo
 
 OPTIONS = Options(merge_min_entries=3, merge_ratio=0.1, keep_generations=2)
@@ -59,8 +61,12 @@ class Observed(Engine):
 
     def finish_merging(self) -> None:
         """Returns once no merge is under way and none is due."""
-        while (merging := self._committer.run(lambda: self._merging).result()) is not None:
-            merging.join()
+        while self._committer.run(lambda: self._gallery.rebuilding).result():
+            time.sleep(0.001)
+
+    def in_writer(self, function: Callable[[], object]) -> None:
+        """Runs it between two changes."""
+        self._committer.run(function).result()
 
     def copy_as_a_crash_would_leave_it(self, to: Path) -> None:
         """The data folder as the disk has it between two transactions, without anything having been closed."""
@@ -78,30 +84,40 @@ class EngineMachine(RuleBasedStateMachine):
         self.generation = 0
         self.crashes = 0
         self.kept: list[tuple[Serving, list[tuple[str, float, int]]]] = []
+        self.made: dict[str, NDArray[np.float32]] = {}
+        self.models = 0
         self._open()
-        self.vectors = self._embed()
 
     def _open(self) -> None:
         self.engine = Observed(DataDir(self.data), OPTIONS).__enter__()
-        self.model = self.engine.live.current.generation.model.id
+        self._embed()
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """(seeds, D), by the live model."""
+        return self.made[self.engine.live.current.generation.model.id]
 
     def _close(self) -> None:
         self.kept.clear()
         self.engine.__exit__(None, None, None)
 
-    def _embed(self) -> NDArray[np.float32]:
-        """(seeds, D)"""
+    def _embed(self) -> None:
         generation = self.engine.live.current.generation
         pixels = [preprocess(photo(seed), generation.model.preprocessing)[0] for seed in SEEDS]
-        return generation.encoder.encode(np.stack(pixels))
+        self.made[generation.model.id] = generation.encoder.encode(np.stack(pixels))
 
     # ------------------------------------------------------------------------------------------------ writes
 
-    @rule(written=st.lists(st.tuples(IDS, st.sampled_from(CATEGORIES), METADATA, st.sampled_from(SEEDS)), min_size=1))
-    def put(self, written: list[tuple[str, str, dict[str, MetadataValue], int]]) -> None:
-        """Several at a time, which may share a transaction, and may be of one item."""
+    @rule(
+        written=st.lists(st.tuples(IDS, st.sampled_from(CATEGORIES), METADATA, st.sampled_from(SEEDS)), min_size=1),
+        by=st.integers(0, 3),
+    )
+    def put(self, written: list[tuple[str, str, dict[str, MetadataValue], int]], by: int) -> None:
+        """Several at a time, which may share a transaction, and may be of one item; encoded by any of the models, as
+        when another one goes live on their way."""
+        model = list(self.made)[by % len(self.made)]
         puts = [
-            Put(id, category, metadata, _photo(seed), self.vectors[seed], self.model)
+            Put(id, category, metadata, _photo(seed), {model: self.made[model][seed]})
             for id, category, metadata, seed in written
         ]
         answers = [self.engine.submit(put) for put in puts]
@@ -110,7 +126,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(id=IDS, category=st.sampled_from(CATEGORIES), metadata=METADATA)
     def change_category_and_metadata(self, id: str, category: str, metadata: dict[str, MetadataValue]) -> None:
-        put = Put(id, category, metadata, None, None, self.model)
+        put = Put(id, category, metadata, None)
         if id in self.items:
             self._expect(put, self.items[id].seed, self.engine.submit(put).result())
         else:
@@ -164,7 +180,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.kept.append((self.engine.live.current, self._nearest(0, Filter())))
 
     def _found(self, serving: Serving, seed: int, params: SearchParams) -> list[tuple[str, float, int]]:
-        (hits,) = serving.view.search(self.vectors[seed : seed + 1], params)
+        (hits,) = serving.view.search(self.made[serving.generation.model.id][seed : seed + 1], params)
         return list(zip(hits.ids, hits.scores.tolist(), hits.seqs.tolist(), strict=True))
 
     def _nearest(self, seed: int, wanted: Filter) -> list[tuple[str, float, int]]:
@@ -183,6 +199,29 @@ class EngineMachine(RuleBasedStateMachine):
         view = self.engine.live.current.view
         due = max(OPTIONS.merge_min_entries, OPTIONS.merge_ratio * len(view.segment))
         assert max(len(view.delta), view.tombstones) < due
+
+    @rule()
+    def backfill(self) -> None:
+        """A model that was taught from the live one, and its generation."""
+        if candidate_generation(DataDir(self.data)) is None:
+            self.models += 1
+            self.engine.in_writer(lambda: publish_candidate(DataDir(self.data), self.engine.catalogue, self.models))
+
+    @rule()
+    def promote(self) -> None:
+        info = candidate_generation(DataDir(self.data))
+        if info is not None:
+            self.engine.promote(info.number)
+            self._embed()
+            self.generation = info.number
+            assert self.engine.live.current.generation.number == info.number
+
+    @rule()
+    def roll_back(self) -> None:
+        info = previous_generation(DataDir(self.data))
+        if info is not None:
+            self.engine.promote(info.number)
+            self.generation = info.number
 
     @rule()
     def restart(self) -> None:
@@ -218,7 +257,7 @@ class EngineMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "engine"):
             self._close()
-            check_whole(self.data)
+            check_whole(self.data, generations=4)
             shutil.rmtree(self.folder)
 
 

@@ -57,9 +57,9 @@ def put(
 ) -> Put:
     """An item with the photo `shows` (its id where None) and that photo's vector."""
     shows = id if shows is None else shows
-    return Put(id, category, metadata or {}, photo(shows, size), vector(shows), MODEL)
+    return Put(id, category, metadata or {}, photo(shows, size), {MODEL: vector(shows)})
 
 
 def keep_photo(id: str, category: str = "apples", metadata: Mapping[str, MetadataValue] | None = None) -> Put:
     """A put that changes all but the photo."""
-    return Put(id, category, metadata or {}, None, None, MODEL)
+    return Put(id, category, metadata or {}, None)

@@ -44,7 +44,7 @@ def test_what_was_put_is_read_back_whole(catalogue: Catalogue) -> None:
     assert isinstance(answer, Applied)
     assert answer.entry is not None
     assert (answer.outcome, answer.entry.seq, answer.entry.image_sha256) == (Outcome.CREATED, 1, photo("a").sha256)
-    np.testing.assert_array_equal(answer.vector, vector("a"))
+    np.testing.assert_array_equal(answer.vectors[MODEL], vector("a"))
 
 
 def test_every_change_takes_the_next_seq_and_an_unchanged_item_none(catalogue: Catalogue) -> None:
@@ -104,10 +104,10 @@ def test_the_text_of_metadata_does_not_depend_on_the_order_of_its_keys() -> None
 
 def test_a_put_without_photo_keeps_the_photo_and_its_vector(catalogue: Catalogue) -> None:
     catalogue.apply([put("a", "apples", {"price": 1.0})])
-    (answer,) = catalogue.apply([keep_photo("a", "pears")])
+    (answer,) = catalogue.apply([keep_photo("a", "pears")], [MODEL, "none"])
     assert isinstance(answer, Applied)
     assert (answer.seq, answer.outcome) == (2, Outcome.UPDATED)
-    np.testing.assert_array_equal(answer.vector, vector("a"))
+    np.testing.assert_array_equal(answer.vectors[MODEL], vector("a"))
     assert catalogue.image("a") == photo("a")
     assert (catalogue.get("a").category, catalogue.get("a").metadata) == ("pears", {})
 
@@ -143,7 +143,7 @@ def test_items_share_a_photo_and_the_last_one_takes_it_along_with_its_vectors(ca
 
 def test_a_photo_that_moves_to_another_item_within_a_batch_stays(catalogue: Catalogue) -> None:
     catalogue.apply([put("a", shows="p")])
-    catalogue.apply([Delete("a"), Put("b", "apples", {}, photo("p"), None, MODEL)])
+    catalogue.apply([Delete("a"), Put("b", "apples", {}, photo("p"))])
     np.testing.assert_array_equal(catalogue.vectors(MODEL, [photo("p").sha256])[photo("p").sha256], vector("p"))
 
 
@@ -166,8 +166,8 @@ def test_entries_come_in_the_order_of_seq_and_only_live_ones(catalogue: Catalogu
 
 def test_entries_come_with_the_vectors_of_one_model(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("indexer.catalogue.store._CHUNK", 2)
-    bare = Put("bare", "apples", {}, photo("bare"), None, MODEL)
-    other = Put("other", "apples", {}, photo("other"), vector("other", "b"), "b")
+    bare = Put("bare", "apples", {}, photo("bare"))
+    other = Put("other", "apples", {}, photo("other"), {"b": vector("other", "b")})
     catalogue.apply([put("a"), bare, put("c"), other, put("e")])
     chunks = list(catalogue.entries_with_vectors(MODEL))
     assert [chunk.present.tolist() for chunk in chunks] == [[True, False], [True, False], [True]]
@@ -192,8 +192,30 @@ def test_missing_vectors_are_named_once_and_can_be_stored_later(
     np.testing.assert_array_equal(catalogue.vectors("new", addresses)[addresses[1]], vector("b", "new"))
 
 
+def test_a_put_is_answered_with_the_vectors_of_the_models_that_are_asked_for(catalogue: Catalogue) -> None:
+    both = {MODEL: vector("p"), "new": vector("p", "new")}
+    catalogue.apply([Put("a", "apples", {}, photo("p"), both)])
+    again, other, bare = catalogue.apply(
+        [Put("b", "apples", {}, photo("p")), Put("c", "apples", {}, photo("q"), {"new": vector("q", "new")}), put("d")],
+        ["new"],
+    )
+    assert isinstance(again, Applied)
+    assert isinstance(other, Applied)
+    assert isinstance(bare, Applied)
+    np.testing.assert_array_equal(again.vectors["new"], vector("p", "new"))
+    np.testing.assert_array_equal(other.vectors["new"], vector("q", "new"))
+    assert [set(each.vectors) for each in (again, other, bare)] == [{"new"}, {"new"}, {MODEL}]
+
+
+def test_the_vector_that_is_stored_stays(catalogue: Catalogue) -> None:
+    catalogue.apply([put("a", shows="p")])
+    (answer,) = catalogue.apply([Put("b", "apples", {}, photo("p"), {MODEL: vector("another")})])
+    assert isinstance(answer, Applied)
+    np.testing.assert_array_equal(answer.vectors[MODEL], vector("p"))
+
+
 def test_an_unchanged_put_brings_a_missing_vector(catalogue: Catalogue) -> None:
-    catalogue.apply([Put("a", "apples", {}, photo("a"), None, MODEL)])
+    catalogue.apply([Put("a", "apples", {}, photo("a"))])
     assert list(catalogue.missing_vectors(MODEL)) == [photo("a").sha256]
     assert outcomes(catalogue.apply([put("a")])) == [(1, Outcome.UNCHANGED)]
     assert list(catalogue.missing_vectors(MODEL)) == []

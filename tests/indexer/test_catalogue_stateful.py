@@ -38,8 +38,8 @@ VALUES = {
 def _change(
     id: str, category: str, metadata: dict[str, str | float | bool], shows: str | None, model: str, embedded: bool
 ) -> Put:
-    made = vector(shows, model) if shows and embedded else None
-    return Put(id, category, metadata, photo(shows) if shows else None, made, model)
+    made = {model: vector(shows, model)} if shows and embedded else {}
+    return Put(id, category, metadata, photo(shows) if shows else None, made)
 
 
 CHANGES = st.lists(st.builds(_change, **VALUES) | st.builds(Delete, VALUES["id"]), min_size=1, max_size=6)
@@ -70,8 +70,7 @@ class Expected:
         if change.photo is None and old is None:
             return None
         sha256 = change.photo.sha256 if change.photo else old[3] if old else ""
-        if change.vector is not None:
-            self.vectors.add((change.model, sha256))
+        self.vectors.update((model, sha256) for model in change.vectors)
         new = (change.category, encode_metadata(change.metadata), sha256)
         if old and old[1:] == new:
             return old[0], Outcome.UNCHANGED

@@ -6,23 +6,46 @@ length. Equal photos get equal vectors, similar photos similar ones.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from indexer.gates import GATES, Gate, to_json
+from indexer.lineage import LINEAGE, Lineage
 from indexer.model import ONNX, Manifest, Preprocessing, publish_model
 
 _GRID = 8
 
 
-def write_tiny_model(parent: Path, *, dimension: int = 32, image_size: int = 32, seed: int = 0) -> Manifest:
-    """Publishes the model in `parent`, in its folder `manifest.id[:16]`. The same arguments give the same model."""
+def write_tiny_model(
+    parent: Path,
+    *,
+    dimension: int = 32,
+    image_size: int = 32,
+    seed: int = 0,
+    lineage: Lineage | None = None,
+    gates: Sequence[Gate] = (),
+) -> Manifest:
+    """Publishes the model in `parent`, in its folder `manifest.id[:16]`. The same arguments give the same model.
+
+    With a lineage it is a candidate, as the trainer publishes one.
+    """
     graph = tiny_graph(dimension=dimension, image_size=image_size, seed=seed)
+
+    def write(folder: Path) -> None:
+        onnx.save(graph, folder / ONNX)
+        if lineage is not None:
+            (folder / LINEAGE).write_text(lineage.to_json(), encoding="utf-8")
+            (folder / GATES).write_text(json.dumps(to_json(gates)), encoding="utf-8")
+
     return publish_model(
         parent,
-        lambda folder: onnx.save(graph, folder / ONNX),
+        write,
+        stages=len(lineage.cohorts) if lineage else 0,
         backbone="tiny",
         dimension=dimension,
         preprocessing=Preprocessing(image_size=image_size, resize_size=image_size),

@@ -275,6 +275,11 @@ def load(data: DataDir, number: int) -> tuple[Training, Outcome | None]:
         raise EverlookError(f"training {number} cannot be read: {error}", got=error) from error
 
 
+def has_ended(data: DataDir, number: int) -> bool:
+    """Whether something has come of a training."""
+    return (data.stage(number) / _OUTCOME).exists()
+
+
 def tried_in_vain(data: DataDir, learned: Collection[str]) -> set[str]:
     """Categories that a training was given and that the served model has not learned all the same."""
     ended = [load(data, number) for number in numbers(data)]

@@ -1,7 +1,8 @@
 """The server's parts, put together, started in order and stopped in reverse.
 
-Start: open the engine, start the workers, listen, say SERVING. Stop: say NOT_SERVING, refuse new calls, let those under
-way finish within `drain_s`, stop the workers, close the engine.
+Start: open the engine, start the workers, look for candidates, listen, say SERVING, start the other programs. Stop:
+say NOT_SERVING, refuse new calls, let those under way finish within `drain_s`, stop the other programs and the
+workers, close the engine.
 """
 
 from __future__ import annotations
@@ -24,20 +25,26 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from indexer.catalogue import Capacity
 from indexer.datadir import DataDir
 from indexer.engine import Engine, Options
+from indexer.gates import RecallLimits
 from indexer.images import ImageLimits
 from indexer.validate import Limits
 from server.batching import Lane, LaneLimits
 from server.budget import Budget
 from server.health import Health
 from server.interceptors import CallInterceptor
+from server.learning import Learning
 from server.metrics import Metrics, SnapshotCollector
 from server.pipeline import Pipeline
+from server.progress import Progress
 from server.services.admin import AdminService
 from server.services.calls import Calls
 from server.services.catalog import CatalogService
 from server.services.search import SearchService
 from server.settings import Settings
 from server.state import ServerState
+from server.supervisor import Supervisor, commands
+from server.swapper import Swapper
+from server.teaching import Teaching
 from server.wire import pb, pb_grpc
 
 log = logging.getLogger(__name__)
@@ -101,7 +108,13 @@ class App:
             )
         )
         readers = stack.enter_context(ThreadPoolExecutor(4, thread_name_prefix="reader"))
-        state = ServerState(engine, pipeline, settings, limits)
+        swapper = await stack.enter_async_context(
+            Swapper(engine, recall_limits(settings), metrics.swaps, hold=settings.hold)
+        )
+        supervisor = Supervisor(commands(settings), lambda name: metrics.program_restarts.labels(program=name).inc())
+        learning = Learning(engine.data)
+        progress = Progress(engine.data, learning, swapper, supervisor)
+        state = ServerState(engine, pipeline, settings, limits, learning, swapper, progress)
         self._start_metrics(stack, metrics, state)
         calls = Calls(
             engine=engine,
@@ -112,7 +125,11 @@ class App:
             readers=readers,
             stopping=asyncio.Event(),
         )
-        await self._start_grpc(stack, calls, state)
+        # The programs start when the server serves, and stop when it does not any more.
+        programs = await stack.enter_async_context(AsyncExitStack())
+        admin = AdminService(calls, state, swapper, Teaching(engine, learning, progress, calls.read))
+        await self._start_grpc(stack, calls, CatalogService(calls, learning, settings.ingest_window), admin)
+        await programs.enter_async_context(supervisor)
 
     def _start_metrics(self, stack: AsyncExitStack, metrics: Metrics, state: ServerState) -> None:
         registry = metrics.registry
@@ -133,7 +150,9 @@ class App:
 
         stack.callback(stop)
 
-    async def _start_grpc(self, stack: AsyncExitStack, calls: Calls, state: ServerState) -> None:
+    async def _start_grpc(
+        self, stack: AsyncExitStack, calls: Calls, catalog: CatalogService, admin: AdminService
+    ) -> None:
         settings = self._settings
         server = aio.server(
             interceptors=[CallInterceptor(calls.metrics)],
@@ -147,8 +166,8 @@ class App:
         checks = Health()
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         pb_grpc.add_SearchServicer_to_server(SearchService(calls), server)
-        pb_grpc.add_CatalogServicer_to_server(CatalogService(calls, settings.ingest_window), server)
-        pb_grpc.add_AdminServicer_to_server(AdminService(calls, state), server)
+        pb_grpc.add_CatalogServicer_to_server(catalog, server)
+        pb_grpc.add_AdminServicer_to_server(admin, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         self.port = _listen(server, settings)
         await server.start()
@@ -183,6 +202,11 @@ def _listen(server: aio.Server, settings: Settings) -> int:
         require_client_auth=authorities is not None,
     )
     return server.add_secure_port(address, credentials)
+
+
+def recall_limits(settings: Settings) -> RecallLimits:
+    """What is asked of a candidate's probe recall."""
+    return RecallLimits(settings.most_drop, settings.least_rise, settings.floor)
 
 
 def image_limits(settings: Settings) -> ImageLimits:

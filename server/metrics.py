@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from indexer.errors import EverlookError, Overloaded, QueueFull, StorageFull
 from server.batching import Lane
+from server.supervisor import PROGRAMS
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,18 @@ class Metrics:
         self.merges = Counter(
             "everlook_merges", "Merges of the delta into the main segment.", ["result"], registry=registry
         )
+        self.swaps = Counter(
+            "everlook_swaps",
+            "Attempts to make a generation of another model live: refused by a gate, or failed otherwise.",
+            ["result"],
+            registry=registry,
+        )
+        self.program_restarts = Counter(
+            "everlook_program_restarts",
+            "Starts of a program by the server after it had died.",
+            ["program"],
+            registry=registry,
+        )
         # What alerts look at is 0 from the start: the first increase of a series that appears with it goes unseen.
         for lane in Lane:
             self.expired.labels(lane=lane.label)
@@ -57,6 +70,10 @@ class Metrics:
             self.refusals.labels(reason=kind.reason)
         for result in ("ok", "failed"):
             self.merges.labels(result=result)
+        for result in ("ok", "refused", "failed"):
+            self.swaps.labels(result=result)
+        for program in PROGRAMS:
+            self.program_restarts.labels(program=program)
 
     def count_refusal(self, error: EverlookError) -> None:
         """Counts an error that ends a call, or one query or item of it, when the reason is a bound that was reached."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from indexer.gates import RecallLimits
+
+_RECALL = RecallLimits()
 
 
 class Settings(BaseSettings):
@@ -74,11 +79,33 @@ class Settings(BaseSettings):
     merge_ratio: float = Field(0.1, gt=0, le=10)
     """Delta or tombstones, as a share of the main segment, that start a merge."""
     keep_generations: int = Field(2, ge=1)
-    """Generations kept on disk, the live one included."""
+    """Generations kept to go back to, the live one included: the newest of each model that was live."""
+
+    hold: bool = False
+    """Let a candidate that has passed its gates wait for a person's Promote, instead of making it live."""
+    most_drop: float = Field(_RECALL.most_drop, ge=0, le=1)
+    """Share of probes by which an old cohort's Recall@1 may fall below the live model's when a candidate goes live."""
+    least_rise: float = Field(_RECALL.least_rise, ge=-1, le=1)
+    """By more than this the new cohort's Recall@1 must rise above the live model's."""
+    floor: float = Field(_RECALL.floor, ge=0, le=1)
+    """Recall@1 below which no cohort of a candidate may be."""
+    supervise: bool = True
+    """Run the trainer, where torch is installed, and the indexer, and start them again when they die."""
+    trainer_args: str = ""
+    """Further arguments of the trainer that is run, in one text: --trainer-args='--min-categories 5'."""
+    indexer_args: str = ""
+    """Further arguments of the indexer that is run, in one text."""
+
     drain_s: float = Field(10.0, ge=0)
     """Seconds that calls under way get to finish when the server stops."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages that are logged."""
+
+    @field_validator("trainer_args", "indexer_args")
+    @classmethod
+    def _are_words(cls, text: str) -> str:
+        shlex.split(text)  # ValueError for a quote that nothing closes
+        return text
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -1,32 +1,48 @@
-"""What the server says of itself: to `Admin.Status`, to `Admin.ListGenerations`, and to Prometheus."""
+"""What the server says of itself: to Status, WatchStatus and ListGenerations, and to Prometheus."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from importlib.metadata import PackageNotFoundError, version
 
 from indexer.engine import Engine
 from indexer.errors import Damaged
-from indexer.generation import load_info, numbers
-from indexer.model import load_manifest
+from indexer.generation import gates_of
 from indexer.validate import Limits
 from server import wire
 from server.batching import Lane
+from server.events import Look
+from server.generations import add_gates, listed
+from server.learning import Learning
 from server.metrics import Snapshot
 from server.pipeline import Pipeline
+from server.progress import Progress
 from server.settings import Settings
+from server.swapper import Swapper
 from server.wire import pb
 
 
 class ServerState:
-    """Reads the running parts. Its methods block on the catalogue: not for the event loop."""
+    """Reads the running parts. Its methods block on the catalogue and the disk: not for the event loop."""
 
-    def __init__(self, engine: Engine, pipeline: Pipeline, settings: Settings, limits: Limits) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        pipeline: Pipeline,
+        settings: Settings,
+        limits: Limits,
+        learning: Learning,
+        swapper: Swapper,
+        progress: Progress,
+    ) -> None:
         self._engine = engine
         self._pipeline = pipeline
         self._settings = settings
         self._limits = limits
+        self._learning = learning
+        self._swapper = swapper
+        self._progress = progress
         self._started_at = time.time()
 
     def status(self) -> pb.StatusResponse:
@@ -36,7 +52,7 @@ class ServerState:
             version=everlook_version(),
             started_at=wire.timestamp(self._started_at),
             serving=self._engine.writing,
-            generation=self._live(),
+            generation=self.live(),
             catalogue=pb.CatalogueStatus(
                 items=totals.items,
                 categories=totals.categories,
@@ -53,31 +69,25 @@ class ServerState:
                 for name, (depth, capacity) in self._queues().items()
             ],
             limits=self._limits_message(),
-            programs=[pb.Program(name="server", pid=os.getpid(), activity="serving")],
+            programs=self._progress.programs(),
+            training=self._progress.training(),
+        )
+
+    def look(self) -> Look:
+        """What a watch compares."""
+        failure = self._swapper.failure
+        return Look(
+            self.status(),
+            {each.number: each for each in self.generations() if each.number},
+            {record.training.number: record for record in self._learning.records()},
+            "" if failure is None else failure.reason,
         )
 
     def generations(self) -> list[pb.Generation]:
-        """The generations on disk, newest first. Only what can be read is listed."""
-        live = self._live()
-        listed = [live]
-        for number in numbers(self._engine.data):
-            if number == live.number:
-                continue
-            try:
-                info = load_info(self._engine.data, number)
-                manifest = load_manifest(self._engine.data.model(info.model), verify=False)
-            except Damaged:
-                continue
-            listed.append(
-                pb.Generation(
-                    number=number,
-                    model=wire.model(manifest),
-                    state=pb.GENERATION_STATE_PREVIOUS if number < live.number else pb.GENERATION_STATE_CANDIDATE,
-                    created_at=wire.timestamp(info.created_at),
-                    seq=info.seq,
-                )
-            )
-        return sorted(listed, key=lambda each: each.number, reverse=True)
+        """The generations on disk and the models that never had one, newest first. Only what can be read is listed."""
+        live = self.live()
+        found = listed(self._engine.data, self._learning, hold=self._swapper.hold)
+        return [live if each.number == live.number else each for each in found]
 
     def snapshot(self) -> Snapshot:
         """The gauges of one Prometheus scrape."""
@@ -108,7 +118,8 @@ class ServerState:
         queue = self._pipeline.queue
         return {lane.label: (queue.depth(lane), queue.capacity(lane)) for lane in Lane}
 
-    def _live(self) -> pb.Generation:
+    def live(self) -> pb.Generation:
+        """The generation that serves."""
         serving = self._engine.live.current
         generation, view = serving.generation, serving.view
         message = pb.Generation(
@@ -124,6 +135,8 @@ class ServerState:
         )
         if generation.segment.recall is not None:
             message.index_recall = generation.segment.recall
+        with contextlib.suppress(Damaged):  # what it was measured by is of no use to those who search
+            add_gates(message, gates_of(self._engine.data, generation.info), self._learning.references())
         return message
 
     def _limits_message(self) -> pb.Limits:

@@ -29,6 +29,8 @@ CODES: dict[type[errors.EverlookError], grpc.StatusCode] = {
     errors.Damaged: grpc.StatusCode.DATA_LOSS,
 }
 
+_RESOURCES = {errors.ItemNotFound: "Item", errors.GenerationNotFound: "Generation"}
+
 
 def code_of(error: errors.EverlookError) -> grpc.StatusCode:
     """The gRPC code of an error: the entry of its nearest ancestor in `CODES`."""
@@ -66,12 +68,10 @@ def to_status(error: errors.EverlookError) -> status_pb2.Status:
     if isinstance(error, errors.InvalidInput):
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=_sentence(error))
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    if isinstance(error, errors.ItemNotFound):
-        details.append(
-            error_details_pb2.ResourceInfo(
-                resource_type="everlook.v1.Item", resource_name=error.got, description=error.message
-            )
-        )
+    for kind, name in _RESOURCES.items():
+        if isinstance(error, kind):
+            resource = {"resource_type": f"everlook.v1.{name}", "resource_name": error.got}
+            details.append(error_details_pb2.ResourceInfo(**resource, description=error.message))
     if error.retry_after_s is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))

@@ -12,6 +12,7 @@ from everlook.v1 import everlook_pb2_grpc as pb_grpc
 from indexer.catalogue import CategoryCount, MetadataValue, Outcome, StoredItem
 from indexer.engine import Serving
 from indexer.errors import EverlookError, InvalidField
+from indexer.gates import Gate
 from indexer.index import AnyOf, Filter, Range, SearchParams
 from indexer.model import Manifest
 from indexer.validate import Limits, check_category, check_id, check_k, check_metadata, check_score
@@ -159,9 +160,23 @@ def stored_item(item: StoredItem) -> pb.StoredItem:
     return message
 
 
-def category_message(count: CategoryCount) -> pb.Category:
-    """One line of the list of categories. No stage has been trained, so every category is new."""
-    return pb.Category(name=count.name, items=count.items, state=pb.CATEGORY_STATE_NEW)
+def category_message(count: CategoryCount, cohort: int | None, *, training: bool) -> pb.Category:
+    """One line of the list of categories. `cohort` is the stage that taught it; None while no stage has."""
+    if cohort is not None:
+        return pb.Category(name=count.name, items=count.items, state=pb.CATEGORY_STATE_TRAINED, cohort=cohort)
+    state = pb.CATEGORY_STATE_TRAINING if training else pb.CATEGORY_STATE_NEW
+    return pb.Category(name=count.name, items=count.items, state=state)
+
+
+def gate(measured: Gate) -> pb.Gate:
+    """One condition, and what was measured of it."""
+    return pb.Gate(
+        name=measured.name,
+        passed=measured.passed,
+        measured=measured.measured,
+        required=measured.required,
+        reason=measured.reason,
+    )
 
 
 def model(manifest: Manifest) -> pb.Model:

@@ -52,6 +52,7 @@ class DemoServer:
         began = time.monotonic()
         log = self._data.parent / "server.log"
         command = [sys.executable, "-m", "server", "--data", str(self._data), "--port", "0", "--metrics-port", "0"]
+        command.append("--no-supervise")  # the demo's photos are few, and what it shows needs no training
         with log.open("a") as errors:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603
         line = self._process.stdout.readline() if self._process.stdout else ""

@@ -2,48 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
 
-from indexer.errors import Unsupported
+from indexer.errors import InvalidField, NotServing, Unsupported
+from server.events import Look, happened, went_on
 from server.services.calls import Calls, Context
 from server.state import ServerState
+from server.swapper import Swapper
+from server.teaching import Teaching
 from server.wire import pb, pb_grpc
+
+T = TypeVar("T")
+
+_LOOK_EVERY_S = 0.5
+_PROGRESS_EVERY_S = 1.0
+_BEGIN_WITHIN_S = 15.0  # a trainer looks for requests every few seconds
+_TO_ANSWER_S = 0.5  # before the caller's deadline, so that it is told why
 
 
 class AdminService(pb_grpc.AdminServicer):
     """For operators. What this server cannot do is refused by name, never silently ignored."""
 
-    def __init__(self, calls: Calls, state: ServerState) -> None:
+    def __init__(self, calls: Calls, state: ServerState, swapper: Swapper, teaching: Teaching) -> None:
         self._calls = calls
         self._state = state
+        self._swapper = swapper
+        self._teaching = teaching
+        self._looking: asyncio.Future[Look] | None = None
+        self._looked_at = 0.0
 
     async def Status(self, request: pb.StatusRequest, context: Context) -> pb.StatusResponse:
         return await self._calls.read(self._state.status)
 
-    async def ListGenerations(self, request: pb.ListGenerationsRequest, context: Context) -> pb.ListGenerationsResponse:
-        return pb.ListGenerationsResponse(generations=await self._calls.read(self._state.generations))
-
     async def WatchStatus(
         self, request: pb.WatchStatusRequest, context: Context
     ) -> AsyncIterator[pb.WatchStatusResponse]:
-        raise _unsupported("WatchStatus")
-        yield  # makes this the asynchronous generator that the method must be
+        before = await self._look()
+        yield pb.WatchStatusResponse(status=before.status)
+        sent, sent_at = before.status, time.monotonic()
+        while await self._goes_on(_LOOK_EVERY_S):
+            after = await self._look()
+            events = happened(before, after)
+            if not events and went_on(sent, after.status) and time.monotonic() - sent_at >= _PROGRESS_EVERY_S:
+                events = [""]
+            for event in events:
+                yield pb.WatchStatusResponse(status=after.status, event=event)
+                sent, sent_at = after.status, time.monotonic()
+            before = after
+        raise _stopping()
+
+    async def ListGenerations(self, request: pb.ListGenerationsRequest, context: Context) -> pb.ListGenerationsResponse:
+        return pb.ListGenerationsResponse(generations=await self._calls.read(self._state.generations))
 
     async def Promote(self, request: pb.PromoteRequest, context: Context) -> pb.PromoteResponse:
-        raise _unsupported("Promote")
+        if not request.number:
+            raise InvalidField("a generation is missing", field="number", got=0, expected="its number")
+        await self._while_serving(self._swapper.promote, request.number)
+        return pb.PromoteResponse(generation=await self._calls.read(self._state.live))
 
     async def Rollback(self, request: pb.RollbackRequest, context: Context) -> pb.RollbackResponse:
-        raise _unsupported("Rollback")
+        await self._while_serving(self._swapper.rollback, request.number)
+        return pb.RollbackResponse(generation=await self._calls.read(self._state.live))
 
     async def StartTraining(self, request: pb.StartTrainingRequest, context: Context) -> pb.StartTrainingResponse:
-        raise _unsupported("StartTraining")
+        remaining = context.time_remaining()
+        patience_s = _BEGIN_WITHIN_S if remaining is None else min(_BEGIN_WITHIN_S, remaining - _TO_ANSWER_S)
+        stage = await self._while_serving(self._teaching.start, list(request.categories), max(0.0, patience_s))
+        return pb.StartTrainingResponse(stage=stage)
 
     async def CancelTraining(self, request: pb.CancelTrainingRequest, context: Context) -> pb.CancelTrainingResponse:
-        raise _unsupported("CancelTraining")
+        return pb.CancelTrainingResponse(stage=await self._while_serving(self._teaching.cancel))
 
     async def Backup(self, request: pb.BackupRequest, context: Context) -> pb.BackupResponse:
-        raise _unsupported("Backup")
+        raise Unsupported("this server does not have Admin.Backup", got="Admin.Backup", expected="any other of Admin")
+
+    async def _look(self) -> Look:
+        """What is to be seen, read at most twice a second for all who watch."""
+        if self._looking is None or (self._looking.done() and time.monotonic() - self._looked_at >= _LOOK_EVERY_S):
+            self._looked_at = time.monotonic()
+            self._looking = asyncio.ensure_future(self._calls.read(self._state.look))
+        return await asyncio.shield(self._looking)
+
+    async def _goes_on(self, seconds: float) -> bool:
+        """Waits for so long. False as soon as the server stops."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._calls.stopping.wait(), seconds)
+        return not self._calls.stopping.is_set()
+
+    async def _while_serving(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Errors: those of `work`; NotServing when the server stops first."""
+        self._calls.check_serving()
+        task, stopping = asyncio.create_task(work(*args)), asyncio.create_task(self._calls.stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise _stopping()
+            return task.result()
+        finally:
+            stopping.cancel()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
-def _unsupported(rpc: str) -> Unsupported:
-    return Unsupported(f"this server does not have Admin.{rpc}", got=f"Admin.{rpc}", expected="Status, ListGenerations")
+def _stopping() -> NotServing:
+    return NotServing("the server is stopping", retry_after_s=1.0)

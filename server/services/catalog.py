@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing
 
 from indexer.errors import InvalidField
 from indexer.images import media_type
 from indexer.validate import check_id, check_ids
 from server import wire
+from server.learning import Learning
 from server.services.calls import Calls, Context, deadline_of
 from server.services.ingest import IngestStream
 from server.wire import pb, pb_grpc
@@ -20,8 +21,9 @@ _MAX_PAGE = 1000
 class CatalogService(pb_grpc.CatalogServicer):
     """Writes and reads items."""
 
-    def __init__(self, calls: Calls, ingest_window: int) -> None:
+    def __init__(self, calls: Calls, learning: Learning, ingest_window: int) -> None:
         self._calls = calls
+        self._learning = learning
         self._ingest_window = ingest_window
 
     async def Ingest(
@@ -73,12 +75,22 @@ class CatalogService(pb_grpc.CatalogServicer):
         catalogue = self._calls.engine.catalogue
         counts = await self._calls.read(catalogue.categories, size + 1, _decode_token(request.page_token))
         total = (await self._calls.read(catalogue.totals)).categories
+        cohort_of, training = await self._calls.read(self._learned)
         page = counts[:size]
         return pb.ListCategoriesResponse(
-            categories=[wire.category_message(count) for count in page],
+            categories=[
+                wire.category_message(count, cohort_of.get(count.name), training=count.name in training)
+                for count in page
+            ],
             next_page_token=_encode_token(page[-1].name) if len(counts) > size else "",
             total=total,
         )
+
+    def _learned(self) -> tuple[Mapping[str, int], Collection[str]]:
+        """What the live model has learned, by the stage that taught it; and what is being trained."""
+        running = self._learning.running()
+        cohort_of = self._learning.cohort_of(self._calls.engine.live.current.generation.model.id)
+        return cohort_of, frozenset(running.categories) if running is not None else frozenset()
 
 
 def _encode_token(name: str) -> str:

@@ -29,8 +29,8 @@ def environment() -> dict[str, str]:
 
 
 def command(data: Path, *flags: str) -> list[str]:
-    """The command that serves `data`."""
-    return [sys.executable, "-m", "server", "--data", str(data), *flags]
+    """The command that serves `data`, without the trainer and the indexer unless `flags` have "--supervise"."""
+    return [sys.executable, "-m", "server", "--data", str(data), "--no-supervise", *flags]
 
 
 def run_to_end(

@@ -61,9 +61,9 @@ def metadata_value(value: str | float | bool) -> pb.MetadataValue:
 
 
 def settings_of(data: Path, **changes: object) -> Settings:
-    """Settings for a server in this process: free ports, little patience."""
+    """Settings for a server in this process: free ports, little patience, no other programs."""
     values: dict[str, object] = {"data": data, "port": 0, "metrics_port": 0, "threads": 2, "drain_s": 5.0}
-    return Settings.model_validate(values | changes)
+    return Settings.model_validate(values | {"supervise": False} | changes)
 
 
 @dataclass

@@ -18,6 +18,11 @@ VALUES = {
     "host": "localhost",
     "database_url": "sqlite:///x",
     "log_level": "debug",
+    "hold": "True",
+    "supervise": "False",
+    "most_drop": "0.7",
+    "least_rise": "0.7",
+    "floor": "0.7",
     "max_image_bytes": "7000000",
     "max_message_bytes": "7000000",
     "query_queue_bytes": "7000000",
@@ -28,6 +33,7 @@ TOGETHER = {
     "tls_key": ["--tls-cert", "cert.pem"],
     "tls_client_ca": ["--tls-cert", "cert.pem", "--tls-key", "key.pem"],
 }
+SWITCHES = {"hold": ["--hold"], "supervise": ["--no-supervise"]}
 FIELDS = [pytest.param(name, id=name) for name in Settings.model_fields]
 
 
@@ -66,7 +72,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch:
 def test_every_setting_has_its_flag_and_its_environment_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = VALUES.get(name, "7")
     others = TOGETHER.get(name, [])
-    by_flag = getattr(parsed(flag(name), value, *others), name)
+    by_flag = getattr(parsed(*SWITCHES.get(name, [flag(name), value]), *others), name)
     assert str(by_flag) in (value, f"{value}.0")
     monkeypatch.setenv(f"EVERLOOK_{name.upper()}", value)
     assert getattr(parsed(*others), name) == by_flag
@@ -84,6 +90,8 @@ def test_every_setting_has_its_flag_and_its_environment_variable(name: str, monk
         (["--tls-client-ca", "ca.pem"], "tls_client_ca needs tls_cert and tls_key"),
         (["--merge-ratio", "-1"], "merge_ratio|merge-ratio"),
         (["--log-level", "loud"], "log_level|log-level"),
+        (["--floor", "1.5"], "floor"),
+        (["--trainer-args='"], "trainer_args|trainer-args"),
         (["--max-batch"], "max-batch"),
         (["stray"], "stray"),
     ],

@@ -36,6 +36,9 @@ EXPECTED = {
     errors.InvalidVector: Code.INVALID_ARGUMENT,
     errors.ModelMismatch: Code.FAILED_PRECONDITION,
     errors.ItemNotFound: Code.NOT_FOUND,
+    errors.GenerationNotFound: Code.NOT_FOUND,
+    errors.NotReady: Code.FAILED_PRECONDITION,
+    errors.GateFailed: Code.FAILED_PRECONDITION,
     errors.QueueFull: Code.RESOURCE_EXHAUSTED,
     errors.StorageFull: Code.RESOURCE_EXHAUSTED,
     errors.NotServing: Code.UNAVAILABLE,
@@ -101,10 +104,18 @@ def test_bad_input_names_the_field_in_words() -> None:
     assert violation.description == "k is out of range: got 0, expected 1 to 1000"
 
 
-def test_an_unknown_item_is_named_as_the_resource() -> None:
-    resource = details_of(to_status(errors.ItemNotFound("no such item", got="shoe-1")))["ResourceInfo"]
+@pytest.mark.parametrize(
+    ("error", "kind", "name"),
+    [
+        (errors.ItemNotFound("no such item", got="shoe-1"), "everlook.v1.Item", "shoe-1"),
+        (errors.GenerationNotFound("no such generation", got=7), "everlook.v1.Generation", "7"),
+    ],
+    ids=["item", "generation"],
+)
+def test_what_is_not_found_is_named_as_the_resource(error: errors.EverlookError, kind: str, name: str) -> None:
+    resource = details_of(to_status(error))["ResourceInfo"]
     assert isinstance(resource, error_details_pb2.ResourceInfo)
-    assert (resource.resource_type, resource.resource_name) == ("everlook.v1.Item", "shoe-1")
+    assert (resource.resource_type, resource.resource_name) == (kind, name)
 
 
 def test_no_retry_hint_where_trying_again_does_not_help() -> None:

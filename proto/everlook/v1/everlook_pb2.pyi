@@ -17,9 +17,10 @@ Errors. Calls fail with the standard gRPC codes, and with google.rpc details in 
 
   INVALID_ARGUMENT     the request can never succeed as it is. `BadRequest` names each field and says what was got and
                        what is expected; `ErrorInfo.reason` is stable and made for programs (see below).
-  NOT_FOUND            no item has that id. `ResourceInfo` names it.
-  FAILED_PRECONDITION  the request is right, the state is not: a vector of another model than the one that serves.
-                       `ErrorInfo.metadata` holds "got" and "expected"; embed again and retry.
+  NOT_FOUND            no item has that id, or no generation that number. `ResourceInfo` names it.
+  FAILED_PRECONDITION  the request is right, the state is not. MODEL_MISMATCH: a vector of another model than the one
+                       that serves; `ErrorInfo.metadata` holds "got" and "expected"; embed again and retry. NOT_READY:
+                       what an operator asks for cannot be done as things stand; the message says why.
   RESOURCE_EXHAUSTED   a queue is full, the disk is full, or a message is over the size limit. `RetryInfo` says when to
                        try again, and is absent where that does not help.
   UNAVAILABLE          the server is starting or stopping, or the connection broke. Retry with back-off.
@@ -31,7 +32,8 @@ Errors. Calls fail with the standard gRPC codes, and with google.rpc details in 
 `ErrorInfo.domain` is "everlook"; `ErrorInfo.reason` is one of the names in `ErrorReason`.
 
 Safe to retry: every call of `Search`; `Get`, `BatchGet`, `GetImage`, `ListCategories`; `Put` and `Ingest` (the same
-item again changes nothing and is answered UNCHANGED); `Delete` (a second one answers NOT_FOUND).
+item again changes nothing and is answered UNCHANGED); `Delete` (a second one answers NOT_FOUND); `Status`,
+`WatchStatus` and `ListGenerations`. Not so the levers of `Admin`: a second `Rollback` goes back once more.
 
 Deadlines: send one with every call. Text is UTF-8. All numbers in `Limits` are the server's; ask `Admin.Status`.
 """
@@ -120,7 +122,7 @@ class _GenerationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Gener
     GENERATION_STATE_CANDIDATE: _GenerationState.ValueType  # 1
     """It has not passed its gates yet."""
     GENERATION_STATE_READY: _GenerationState.ValueType  # 2
-    """It passed its gates and waits for `Promote`."""
+    """It passed its gates and waits for `Promote`, since the server is told to hold."""
     GENERATION_STATE_LIVE: _GenerationState.ValueType  # 3
     """It answers queries."""
     GENERATION_STATE_PREVIOUS: _GenerationState.ValueType  # 4
@@ -136,7 +138,7 @@ GENERATION_STATE_UNSPECIFIED: GenerationState.ValueType  # 0
 GENERATION_STATE_CANDIDATE: GenerationState.ValueType  # 1
 """It has not passed its gates yet."""
 GENERATION_STATE_READY: GenerationState.ValueType  # 2
-"""It passed its gates and waits for `Promote`."""
+"""It passed its gates and waits for `Promote`, since the server is told to hold."""
 GENERATION_STATE_LIVE: GenerationState.ValueType  # 3
 """It answers queries."""
 GENERATION_STATE_PREVIOUS: GenerationState.ValueType  # 4
@@ -181,6 +183,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """This server does not have that capability."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 14
     """A fault of the server."""
+    ERROR_REASON_GENERATION_NOT_FOUND: _ErrorReason.ValueType  # 15
+    """No generation has that number."""
+    ERROR_REASON_NOT_READY: _ErrorReason.ValueType  # 16
+    """What is asked for cannot be done as things stand."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. In `ErrorInfo.reason` these names stand without their prefix: "IMAGE_UNREADABLE"."""
@@ -215,6 +221,10 @@ ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 13
 """This server does not have that capability."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 14
 """A fault of the server."""
+ERROR_REASON_GENERATION_NOT_FOUND: ErrorReason.ValueType  # 15
+"""No generation has that number."""
+ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 16
+"""What is asked for cannot be done as things stand."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final
@@ -1385,7 +1395,7 @@ class Generation(_message.Message):
     RECALL_FIELD_NUMBER: _builtins.int
     GATES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Its number."""
+    """Its number; 0 for a model that was rejected before it had a generation."""
     state: Global___GenerationState.ValueType
     """Whether it answers queries now."""
     main_entries: _builtins.int
@@ -1410,7 +1420,7 @@ class Generation(_message.Message):
 
     @_builtins.property
     def recall(self) -> _containers.RepeatedCompositeFieldContainer[Global___CohortRecall]:
-        """Probe recall by cohort, when it went live."""
+        """Probe recall by cohort, as its gates measured it."""
 
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gate]:
@@ -1774,18 +1784,21 @@ class TrainingStatus(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     REMAINING_S_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
     stage: _builtins.int
     """The stage."""
     categories: _builtins.int
     """Categories in it."""
     phase: _builtins.str
-    """What is being done: "training", "exporting", "gates", "backfill" or "swap"."""
+    """What is being done: "training", "exporting", "gates", "backfill", "index" or "swap"."""
     done: _builtins.int
     """Steps done in this phase."""
     total: _builtins.int
     """Steps that this phase has."""
     remaining_s: _builtins.float
-    """Estimated seconds until the phase ends."""
+    """Estimated seconds until the phase ends; 0 when there is no telling."""
+    loss: _builtins.float
+    """Loss of the last step, while training."""
     def __init__(
         self,
         *,
@@ -1795,12 +1808,15 @@ class TrainingStatus(_message.Message):
         done: _builtins.int = ...,
         total: _builtins.int = ...,
         remaining_s: _builtins.float = ...,
+        loss: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "loss", b"loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "done", b"done", "phase", b"phase", "remaining_s", b"remaining_s", "stage", b"stage", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "categories", b"categories", "done", b"done", "loss", b"loss", "phase", b"phase", "remaining_s", b"remaining_s", "stage", b"stage", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
+    _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
 
 Global___TrainingStatus: _TypeAlias = TrainingStatus  # noqa: Y015
 
@@ -1830,7 +1846,7 @@ class WatchStatusResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     event: _builtins.str
-    """What happened, in words; empty on the first."""
+    """What happened, in words, such as "generation 7 is live"; empty on the first, and where a phase has merely gone on."""
     @_builtins.property
     def status(self) -> Global___StatusResponse:
         """The status."""

@@ -597,42 +597,48 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchStatus(self, request, context):
-        """Sends the status at once and again whenever something happens: a swap, a stage, a gate, progress.
+        """Sends the status at once and again whenever something happens: a swap, a stage, a gate, progress. Ends with
+        UNAVAILABLE when the server stops.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListGenerations(self, request, context):
-        """Lists the generations that are kept, newest first.
+        """Lists the generations that are kept, and models that failed a gate before they had one, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Promote(self, request, context):
-        """Makes a generation that has passed its gates live.
+        """Makes a generation live: a candidate once its probe recall through this server has passed, one that was live before
+        without that. Answers when it is live, which may take minutes, and goes on when the caller hangs up. NOT_READY when
+        it is live already, fails a gate, or another generation is being made live.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Makes the generation before the live one live again, with everything that arrived since.
+        """Makes a generation that was live before live again, with everything that arrived since. Otherwise as `Promote`;
+        NOT_READY also when there is none to go back to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartTraining(self, request, context):
-        """Trains the waiting categories now, ripe or not.
+        """Trains the waiting categories now, ripe or not, and answers when that has begun. NOT_READY when a training is under
+        way or no trainer runs; UNAVAILABLE when the trainer did not begin within 15 seconds, and then will not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelTraining(self, request, context):
-        """Stops the training that is under way; the served generation stays as it is.
+        """Stops the training that is under way, and answers when it has stopped; the served generation stays as it is.
+        NOT_READY when there is none, or it was over first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,9 +17,10 @@ Errors. Calls fail with the standard gRPC codes, and with google.rpc details in 
 
   INVALID_ARGUMENT     the request can never succeed as it is. `BadRequest` names each field and says what was got and
                        what is expected; `ErrorInfo.reason` is stable and made for programs (see below).
-  NOT_FOUND            no item has that id. `ResourceInfo` names it.
-  FAILED_PRECONDITION  the request is right, the state is not: a vector of another model than the one that serves.
-                       `ErrorInfo.metadata` holds "got" and "expected"; embed again and retry.
+  NOT_FOUND            no item has that id, or no generation that number. `ResourceInfo` names it.
+  FAILED_PRECONDITION  the request is right, the state is not. MODEL_MISMATCH: a vector of another model than the one
+                       that serves; `ErrorInfo.metadata` holds "got" and "expected"; embed again and retry. NOT_READY:
+                       what an operator asks for cannot be done as things stand; the message says why.
   RESOURCE_EXHAUSTED   a queue is full, the disk is full, or a message is over the size limit. `RetryInfo` says when to
                        try again, and is absent where that does not help.
   UNAVAILABLE          the server is starting or stopping, or the connection broke. Retry with back-off.
@@ -31,7 +32,8 @@ Errors. Calls fail with the standard gRPC codes, and with google.rpc details in 
 `ErrorInfo.domain` is "everlook"; `ErrorInfo.reason` is one of the names in `ErrorReason`.
 
 Safe to retry: every call of `Search`; `Get`, `BatchGet`, `GetImage`, `ListCategories`; `Put` and `Ingest` (the same
-item again changes nothing and is answered UNCHANGED); `Delete` (a second one answers NOT_FOUND).
+item again changes nothing and is answered UNCHANGED); `Delete` (a second one answers NOT_FOUND); `Status`,
+`WatchStatus` and `ListGenerations`. Not so the levers of `Admin`: a second `Rollback` goes back once more.
 
 Deadlines: send one with every call. Text is UTF-8. All numbers in `Limits` are the server's; ask `Admin.Status`.
 """
@@ -242,17 +244,28 @@ class AdminStub:
     Status: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.StatusRequest, _everlook_pb2.StatusResponse]
     """Says what the server is doing now."""
     WatchStatus: _grpc.UnaryStreamMultiCallable[_everlook_pb2.WatchStatusRequest, _everlook_pb2.WatchStatusResponse]
-    """Sends the status at once and again whenever something happens: a swap, a stage, a gate, progress."""
+    """Sends the status at once and again whenever something happens: a swap, a stage, a gate, progress. Ends with
+    UNAVAILABLE when the server stops.
+    """
     ListGenerations: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.ListGenerationsRequest, _everlook_pb2.ListGenerationsResponse]
-    """Lists the generations that are kept, newest first."""
+    """Lists the generations that are kept, and models that failed a gate before they had one, newest first."""
     Promote: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.PromoteRequest, _everlook_pb2.PromoteResponse]
-    """Makes a generation that has passed its gates live."""
+    """Makes a generation live: a candidate once its probe recall through this server has passed, one that was live before
+    without that. Answers when it is live, which may take minutes, and goes on when the caller hangs up. NOT_READY when
+    it is live already, fails a gate, or another generation is being made live.
+    """
     Rollback: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.RollbackRequest, _everlook_pb2.RollbackResponse]
-    """Makes the generation before the live one live again, with everything that arrived since."""
+    """Makes a generation that was live before live again, with everything that arrived since. Otherwise as `Promote`;
+    NOT_READY also when there is none to go back to.
+    """
     StartTraining: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.StartTrainingRequest, _everlook_pb2.StartTrainingResponse]
-    """Trains the waiting categories now, ripe or not."""
+    """Trains the waiting categories now, ripe or not, and answers when that has begun. NOT_READY when a training is under
+    way or no trainer runs; UNAVAILABLE when the trainer did not begin within 15 seconds, and then will not.
+    """
     CancelTraining: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.CancelTrainingRequest, _everlook_pb2.CancelTrainingResponse]
-    """Stops the training that is under way; the served generation stays as it is."""
+    """Stops the training that is under way, and answers when it has stopped; the served generation stays as it is.
+    NOT_READY when there is none, or it was over first.
+    """
     Backup: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.BackupRequest, _everlook_pb2.BackupResponse]
     """Writes a consistent copy of the catalogue and the live generation."""
 
@@ -264,17 +277,28 @@ class AdminAsyncStub(AdminStub):
     Status: _aio.UnaryUnaryMultiCallable[_everlook_pb2.StatusRequest, _everlook_pb2.StatusResponse]  # type: ignore[assignment]
     """Says what the server is doing now."""
     WatchStatus: _aio.UnaryStreamMultiCallable[_everlook_pb2.WatchStatusRequest, _everlook_pb2.WatchStatusResponse]  # type: ignore[assignment]
-    """Sends the status at once and again whenever something happens: a swap, a stage, a gate, progress."""
+    """Sends the status at once and again whenever something happens: a swap, a stage, a gate, progress. Ends with
+    UNAVAILABLE when the server stops.
+    """
     ListGenerations: _aio.UnaryUnaryMultiCallable[_everlook_pb2.ListGenerationsRequest, _everlook_pb2.ListGenerationsResponse]  # type: ignore[assignment]
-    """Lists the generations that are kept, newest first."""
+    """Lists the generations that are kept, and models that failed a gate before they had one, newest first."""
     Promote: _aio.UnaryUnaryMultiCallable[_everlook_pb2.PromoteRequest, _everlook_pb2.PromoteResponse]  # type: ignore[assignment]
-    """Makes a generation that has passed its gates live."""
+    """Makes a generation live: a candidate once its probe recall through this server has passed, one that was live before
+    without that. Answers when it is live, which may take minutes, and goes on when the caller hangs up. NOT_READY when
+    it is live already, fails a gate, or another generation is being made live.
+    """
     Rollback: _aio.UnaryUnaryMultiCallable[_everlook_pb2.RollbackRequest, _everlook_pb2.RollbackResponse]  # type: ignore[assignment]
-    """Makes the generation before the live one live again, with everything that arrived since."""
+    """Makes a generation that was live before live again, with everything that arrived since. Otherwise as `Promote`;
+    NOT_READY also when there is none to go back to.
+    """
     StartTraining: _aio.UnaryUnaryMultiCallable[_everlook_pb2.StartTrainingRequest, _everlook_pb2.StartTrainingResponse]  # type: ignore[assignment]
-    """Trains the waiting categories now, ripe or not."""
+    """Trains the waiting categories now, ripe or not, and answers when that has begun. NOT_READY when a training is under
+    way or no trainer runs; UNAVAILABLE when the trainer did not begin within 15 seconds, and then will not.
+    """
     CancelTraining: _aio.UnaryUnaryMultiCallable[_everlook_pb2.CancelTrainingRequest, _everlook_pb2.CancelTrainingResponse]  # type: ignore[assignment]
-    """Stops the training that is under way; the served generation stays as it is."""
+    """Stops the training that is under way, and answers when it has stopped; the served generation stays as it is.
+    NOT_READY when there is none, or it was over first.
+    """
     Backup: _aio.UnaryUnaryMultiCallable[_everlook_pb2.BackupRequest, _everlook_pb2.BackupResponse]  # type: ignore[assignment]
     """Writes a consistent copy of the catalogue and the live generation."""
 
@@ -295,7 +319,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _everlook_pb2.WatchStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_everlook_pb2.WatchStatusResponse], _abc.AsyncIterator[_everlook_pb2.WatchStatusResponse]]:
-        """Sends the status at once and again whenever something happens: a swap, a stage, a gate, progress."""
+        """Sends the status at once and again whenever something happens: a swap, a stage, a gate, progress. Ends with
+        UNAVAILABLE when the server stops.
+        """
 
     @_abc_1.abstractmethod
     def ListGenerations(
@@ -303,7 +329,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _everlook_pb2.ListGenerationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_everlook_pb2.ListGenerationsResponse, _abc.Awaitable[_everlook_pb2.ListGenerationsResponse]]:
-        """Lists the generations that are kept, newest first."""
+        """Lists the generations that are kept, and models that failed a gate before they had one, newest first."""
 
     @_abc_1.abstractmethod
     def Promote(
@@ -311,7 +337,10 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _everlook_pb2.PromoteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_everlook_pb2.PromoteResponse, _abc.Awaitable[_everlook_pb2.PromoteResponse]]:
-        """Makes a generation that has passed its gates live."""
+        """Makes a generation live: a candidate once its probe recall through this server has passed, one that was live before
+        without that. Answers when it is live, which may take minutes, and goes on when the caller hangs up. NOT_READY when
+        it is live already, fails a gate, or another generation is being made live.
+        """
 
     @_abc_1.abstractmethod
     def Rollback(
@@ -319,7 +348,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _everlook_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_everlook_pb2.RollbackResponse, _abc.Awaitable[_everlook_pb2.RollbackResponse]]:
-        """Makes the generation before the live one live again, with everything that arrived since."""
+        """Makes a generation that was live before live again, with everything that arrived since. Otherwise as `Promote`;
+        NOT_READY also when there is none to go back to.
+        """
 
     @_abc_1.abstractmethod
     def StartTraining(
@@ -327,7 +358,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _everlook_pb2.StartTrainingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_everlook_pb2.StartTrainingResponse, _abc.Awaitable[_everlook_pb2.StartTrainingResponse]]:
-        """Trains the waiting categories now, ripe or not."""
+        """Trains the waiting categories now, ripe or not, and answers when that has begun. NOT_READY when a training is under
+        way or no trainer runs; UNAVAILABLE when the trainer did not begin within 15 seconds, and then will not.
+        """
 
     @_abc_1.abstractmethod
     def CancelTraining(
@@ -335,7 +368,9 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _everlook_pb2.CancelTrainingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_everlook_pb2.CancelTrainingResponse, _abc.Awaitable[_everlook_pb2.CancelTrainingResponse]]:
-        """Stops the training that is under way; the served generation stays as it is."""
+        """Stops the training that is under way, and answers when it has stopped; the served generation stays as it is.
+        NOT_READY when there is none, or it was over first.
+        """
 
     @_abc_1.abstractmethod
     def Backup(

@@ -1,0 +1,86 @@
+"""The generations on disk, with their gates: for Status and ListGenerations. Reads only; blocks on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+from indexer.datadir import DataDir
+from indexer.errors import Damaged
+from indexer.gates import Gate, load_gates, passed
+from indexer.generation import GenerationInfo, State, gates_of, load_info, numbers, state_of
+from indexer.model import load_manifest
+from server import wire
+from server.learning import Learning, cohort_recall
+from server.wire import pb
+
+_STATES = {
+    State.CANDIDATE: pb.GENERATION_STATE_CANDIDATE,
+    State.LIVE: pb.GENERATION_STATE_LIVE,
+    State.PREVIOUS: pb.GENERATION_STATE_PREVIOUS,
+    State.REJECTED: pb.GENERATION_STATE_REJECTED,
+}
+
+
+def listed(data: DataDir, learning: Learning, *, hold: bool) -> list[pb.Generation]:
+    """All that can be read, and the models that were rejected before they had one, newest first.
+
+    With `hold` a candidate is READY: it waits for `Promote`.
+    """
+    infos = list(_infos(data))
+    references = learning.references()
+    found = [*_of_infos(data, infos, references, hold=hold), *_rejected_models(data, infos, references)]
+    return sorted(found, key=lambda each: (each.created_at.ToNanoseconds(), each.number), reverse=True)
+
+
+def add_gates(message: pb.Generation, gates: Sequence[Gate], references: Mapping[int, float]) -> None:
+    """Adds gates, and the recall that they measured, to a generation's message."""
+    message.gates.extend(wire.gate(gate) for gate in gates)
+    for cohort, measured in cohort_recall(gates).items():
+        message.recall.add(
+            cohort=cohort,
+            recall_at_1=measured.recall,
+            probes=measured.probes,
+            reference=references.get(cohort, measured.recall),
+        )
+
+
+def _infos(data: DataDir) -> Iterator[GenerationInfo]:
+    for number in numbers(data):
+        with contextlib.suppress(Damaged):
+            yield load_info(data, number)
+
+
+def _of_infos(
+    data: DataDir, infos: Sequence[GenerationInfo], references: Mapping[int, float], *, hold: bool
+) -> Iterator[pb.Generation]:
+    for info in infos:
+        with contextlib.suppress(Damaged):
+            state = state_of(data, info)
+            message = pb.Generation(
+                number=info.number,
+                model=wire.model(load_manifest(data.model(info.model), verify=False)),
+                state=pb.GENERATION_STATE_READY if hold and state is State.CANDIDATE else _STATES[state],
+                created_at=wire.timestamp(info.created_at),
+                seq=info.seq,
+            )
+            add_gates(message, gates_of(data, info), references)
+            yield message
+
+
+def _rejected_models(
+    data: DataDir, infos: Sequence[GenerationInfo], references: Mapping[int, float]
+) -> Iterator[pb.Generation]:
+    made = {info.model for info in infos}
+    for folder in data.models.iterdir():
+        with contextlib.suppress(Damaged):
+            manifest = load_manifest(folder, verify=False)
+            gates = load_gates(folder)
+            if manifest.id not in made and not passed(gates):
+                message = pb.Generation(
+                    model=wire.model(manifest),
+                    state=pb.GENERATION_STATE_REJECTED,
+                    created_at=wire.timestamp(manifest.created_at),
+                )
+                add_gates(message, gates, references)
+                yield message

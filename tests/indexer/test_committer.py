@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def fail_next(monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue, error: Exce
     original: Callable[[list[Change]], list[Applied | ItemNotFound]] = catalogue.apply
     sizes: list[int] = []
 
-    def apply(changes: list[Change]) -> list[Applied | ItemNotFound]:
+    def apply(changes: list[Change], models: Sequence[str] = ()) -> list[Applied | ItemNotFound]:
         sizes.append(len(changes))
         if len(sizes) == 1:
             raise error

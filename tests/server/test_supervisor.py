@@ -1,0 +1,217 @@
+"""The programs beside the server: started, started again, stopped in their order, and gone when the server is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server import supervisor
+from server.supervisor import Patience, Supervisor, commands
+from tests.conftest import ROOT
+from tests.server.running import settings_of, until
+
+HASTY = Patience(first_s=0.01, most_s=0.02, grace_s=0.2)
+PATIENT = Patience(grace_s=20.0)
+
+
+def shell(text: str) -> list[str]:
+    return ["/bin/sh", "-c", text]
+
+
+def waiting(name: str, log: Path) -> list[str]:
+    """A program that says when it is stopped."""
+    file = shlex.quote(str(log))
+    return shell(f"trap 'echo {name} >> {file}; exit 0' TERM; echo up >> {file}; while :; do sleep 0.02; done")
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 20
+    while alive(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_a_program_that_dies_is_started_again_and_counted(tmp_path: Path) -> None:
+    restarted: list[str] = []
+
+    async def run() -> None:
+        command = shell(f"echo up >> {shlex.quote(str(tmp_path / 'log'))}; exit 3")
+        async with Supervisor({"trainer": command}, restarted.append, HASTY) as programs:
+            await until(lambda: len(restarted) >= 2)
+            await until(lambda: programs.children["trainer"].pid == 0)
+            assert programs.children["trainer"].restarts >= 2
+            assert programs.children["trainer"].last == "has ended with status 3"
+
+    asyncio.run(run())
+    assert set(restarted) == {"trainer"}
+    assert len(lines(tmp_path / "log")) >= 2
+
+
+def test_a_program_that_was_killed_is_started_again_with_another_process() -> None:
+    async def run() -> None:
+        async with Supervisor({"indexer": ["sleep", "60"]}, lambda name: None, HASTY) as programs:
+            child = programs.children["indexer"]
+            await until(lambda: child.pid != 0)
+            first = child.pid
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: child.pid not in (0, first))
+            assert child.last == "was killed by SIGKILL"
+            second = child.pid
+        assert gone(second)
+
+    asyncio.run(run())
+
+
+def test_who_dies_soon_waits_twice_as_long_each_time_up_to_a_minute() -> None:
+    assert [Patience().pause_s(deaths) for deaths in (1, 2, 3, 6, 7, 8, 5000)] == [1, 2, 4, 32, 60, 60, 60]
+
+
+def test_who_has_run_well_waits_no_longer_than_after_the_first_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[int] = []
+
+    def noted(self: Patience, deaths: int) -> float:
+        pauses.append(deaths)
+        return 0.001
+
+    monkeypatch.setattr(Patience, "pause_s", noted)
+
+    async def run(well_s: float) -> None:
+        async with Supervisor({"indexer": ["true"]}, lambda name: None, Patience(well_s=well_s)):
+            await until(lambda: len(pauses) >= 3)
+
+    asyncio.run(run(well_s=60.0))
+    assert pauses[:3] == [1, 2, 3]
+    pauses.clear()
+    asyncio.run(run(well_s=0.0))
+    assert set(pauses) == {1}
+
+
+def test_a_program_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with Supervisor({"indexer": [str(tmp_path / "missing")]}, lambda name: None, HASTY) as programs:
+            child = programs.children["indexer"]
+            await until(lambda: child.restarts >= 2)
+            assert child.last.startswith("cannot be started: ")
+            assert child.pid == 0
+
+    asyncio.run(run())
+
+
+def test_the_programs_are_stopped_one_after_the_other_in_their_order(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+
+    async def run() -> None:
+        programs = {name: waiting(name, log) for name in ("trainer", "indexer")}
+        async with Supervisor(programs, lambda name: None, PATIENT):
+            await until(lambda: lines(log) == ["up", "up"])
+
+    asyncio.run(run())
+    assert lines(log) == ["up", "up", "trainer", "indexer"]
+
+
+def test_a_program_that_does_not_stop_is_killed_with_all_that_it_has_started(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+
+    async def run() -> None:
+        command = shell(f"trap '' TERM; sleep 60 & echo $! > {shlex.quote(str(pid))}; wait; wait")
+        async with Supervisor({"trainer": command}, lambda name: None, HASTY) as programs:
+            await until(lambda: bool(lines(pid)))
+            started = programs.children["trainer"].pid
+        assert gone(started)
+
+    asyncio.run(run())
+    assert gone(int(lines(pid)[0]))
+
+
+def test_control_c_of_the_servers_terminal_does_not_reach_the_programs() -> None:
+    async def run() -> None:
+        async with Supervisor({"indexer": ["sleep", "60"]}, lambda name: None, HASTY) as programs:
+            await until(lambda: programs.children["indexer"].pid != 0)
+            pid = programs.children["indexer"].pid
+            assert os.getsid(pid) == os.getpgid(pid) == pid
+
+    asyncio.run(run())
+
+
+_SERVER = """
+import asyncio
+from server.supervisor import Supervisor
+
+async def run():
+    async with Supervisor({"indexer": ["cat"], "trainer": ["cat"]}, print) as programs:
+        while not all(child.pid for child in programs.children.values()):
+            await asyncio.sleep(0.01)
+        print(*(child.pid for child in programs.children.values()), flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(run())
+"""
+
+
+def test_the_programs_learn_that_their_server_was_killed() -> None:
+    command = [sys.executable, "-c", _SERVER]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        pids = [int(word) for word in server.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(alive(pid) for pid in pids)
+        server.kill()
+    assert all(gone(pid) for pid in pids)
+
+
+# ---------------------------------------------------------------------------------------------------- commands
+
+
+def with_torch(monkeypatch: pytest.MonkeyPatch, find: Callable[[str], object]) -> None:
+    monkeypatch.setattr(supervisor.importlib.util, "find_spec", find)
+
+
+def test_each_program_gets_the_data_the_database_and_its_own_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_torch(monkeypatch, lambda name: object())
+    settings = settings_of(
+        tmp_path,
+        supervise=True,
+        database_url="sqlite:///x",
+        trainer_args="--min-categories 5 --name 'a b'",
+        indexer_args="--share 0.5",
+    )
+    shared = ["--data", str(tmp_path), "--database-url", "sqlite:///x"]
+    found = commands(settings)
+    trainer = [sys.executable, "-m", "trainer", "run", *shared, "--min-categories", "5", "--name", "a b"]
+    assert found == {"trainer": trainer, "indexer": [sys.executable, "-m", "indexer", *shared, "--share", "0.5"]}
+    assert list(found) == ["trainer", "indexer"]  # the order in which they are stopped
+
+
+def test_no_trainer_is_run_where_torch_is_not_installed_and_nothing_where_it_is_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_torch(monkeypatch, lambda name: None if name == "torch" else object())
+    shared = ["--data", str(tmp_path)]
+    found = commands(settings_of(tmp_path, supervise=True))
+    assert found == {"indexer": [sys.executable, "-m", "indexer", *shared]}
+    assert commands(settings_of(tmp_path, supervise=False)) == {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -71,6 +72,10 @@ class ImageLimits:
     def __post_init__(self) -> None:
         if self.max_bytes < 1 or not 1 <= self.max_pixels <= _PILLOW_MAX_PIXELS:
             raise ValueError(f"max_bytes must be positive, max_pixels 1 to {_PILLOW_MAX_PIXELS}; got {self}")
+
+
+ACCEPTED: Final = ImageLimits(sys.maxsize, _PILLOW_MAX_PIXELS)
+"""For photos of the catalogue: they were checked when they came, against whatever limits were set then."""
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,11 @@ class Reporter:
             activity.phase,
             activity.stage,
         )
-        if same and last is not None and now - last.at < _AT_MOST_EVERY_S and activity.done < activity.total:
+        recent = last is not None and abs(now - last.at) < _AT_MOST_EVERY_S  # a clock that is set back hides nothing
+        if same and recent and activity.done < activity.total:
             return
         self._last = replace(activity, pid=os.getpid(), at=now)
-        aside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        aside = self._path.with_name(f".{self._path.name}")  # one name: what kills leave is written over
         with contextlib.suppress(OSError):
             aside.write_text(json.dumps(asdict(self._last)), encoding="utf-8")
             aside.replace(self._path)

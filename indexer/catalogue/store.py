@@ -189,6 +189,15 @@ class Catalogue:
             last = found[-1].id
             yield from (sha256 for _, sha256 in found)
 
+    def vector_count(self, model: str) -> int:
+        """Of how many photos there is a vector that `model` made."""
+        query = select(func.count()).select_from(vectors.join(models)).where(models.c.name == model)
+        return int(self._rows(query)[0][0])
+
+    def models_with_vectors(self) -> list[str]:
+        """The ids of the models whose vectors are kept."""
+        return [name for (name,) in self._rows(select(models.c.name).order_by(models.c.name))]
+
     def _chunks(self, model: str | None, after_seq: int) -> Iterator[EntryChunk]:
         columns: list[Any] = [items.c.seq, items.c.id, categories.c.name, items.c.metadata, photos.c.sha256]
         tables = items.join(categories, items.c.category_id == categories.c.id)

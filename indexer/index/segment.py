@@ -188,8 +188,9 @@ class Segment:
         return scores[:, :wanted], rows[:, :wanted]
 
     def save(self, folder: Path) -> None:
-        """Writes the segment's files into `folder`; the caller publishes it (files.publish_folder)."""
-        faiss.write_index(self._index, str(folder / _INDEX))
+        """Writes the segment's files into `folder`; the caller publishes it (files.publish_folder). Errors: OSError."""
+        with (folder / _INDEX).open("wb") as file:  # faiss's own writer tells nobody when the disk is full at the end
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
         np.save(folder / _SEQS, self.seqs)
         files = {
             name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}

@@ -230,6 +230,19 @@ def test_dropping_a_models_vectors_leaves_those_of_others(catalogue: Catalogue) 
     assert catalogue.drop_vectors("unknown") == 0
 
 
+def test_the_models_whose_vectors_are_kept_are_known_with_how_many(catalogue: Catalogue) -> None:
+    assert catalogue.models_with_vectors() == []
+    assert catalogue.vector_count(MODEL) == 0
+    catalogue.apply([put("a"), put("b"), put("same", shows="a")])
+    catalogue.store_vectors("new", {photo("b").sha256: vector("b", "new")})
+    assert catalogue.models_with_vectors() == [MODEL, "new"]
+    assert (catalogue.vector_count(MODEL), catalogue.vector_count("new")) == (2, 1)
+    catalogue.drop_vectors("new")
+    assert catalogue.models_with_vectors() == [MODEL]
+    catalogue.apply([Delete("a"), Delete("b")])
+    assert catalogue.vector_count(MODEL) == 1
+
+
 def test_more_ids_than_fit_one_statement_are_looked_up_and_changed(catalogue: Catalogue) -> None:
     ids = [f"item {n}" for n in range(1200)]
     catalogue.apply([put(id, shows=f"photo {n % 700}") for n, id in enumerate(ids)])

@@ -181,6 +181,16 @@ def test_what_is_saved_is_loaded(segment: Segment, tmp_path: Path) -> None:
     assert np.array_equal(loaded.search(queries, 10)[1], segment.search(queries, 10)[1])
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("count", [3, 5000], ids=["less than a buffer", "much"])
+def test_a_full_disk_is_told_however_little_is_written(tmp_path: Path, count: int) -> None:
+    (tmp_path / "index.faiss").symlink_to("/dev/full")
+    segment = Segment.build(unit(np.ones((count, 8))), np.arange(1, count + 1, dtype=np.uint64))
+    with pytest.raises(OSError, match="No space left"):
+        segment.save(tmp_path)
+    assert not (tmp_path / "segment.json").exists()
+
+
 def test_a_segment_may_be_empty(tmp_path: Path) -> None:
     empty = Segment.build(np.empty((0, D), np.float32), np.empty(0, np.uint64))
     empty.save(tmp_path)

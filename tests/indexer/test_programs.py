@@ -1,0 +1,81 @@
+"""What the programs say of themselves: up to date, whole, and no burden."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from indexer.datadir import DataDir
+from indexer.programs import Activity, Reporter, read_activity
+from tests.indexer.galleries import new_data
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDir:
+    return new_data(tmp_path)
+
+
+class Clock:
+    """Stands where it is put."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+WORKING = Activity("embedding", "backfill", stage=2, categories=20, done=1, total=9, remaining_s=4.5)
+
+
+def test_what_a_program_says_is_read_with_its_process_and_time(data: DataDir) -> None:
+    assert read_activity(data, "indexer") is None
+    Reporter(data, "indexer", Clock()).say(WORKING)
+    assert read_activity(data, "indexer") == replace(WORKING, pid=os.getpid(), at=1000.0)
+    assert read_activity(data, "trainer") is None
+
+
+@pytest.mark.parametrize(
+    ("after_s", "said", "written"),
+    [
+        (0.4, replace(WORKING, done=2), False),
+        (0.5, replace(WORKING, done=2), True),
+        (-3600.0, replace(WORKING, done=2), True),
+        (0.0, replace(WORKING, words="indexing"), True),
+        (0.0, replace(WORKING, phase="index"), True),
+        (0.0, replace(WORKING, stage=3), True),
+        (0.0, replace(WORKING, done=9), True),
+    ],
+    ids=["soon", "later", "the clock was set back", "words", "phase", "stage", "done"],
+)
+def test_news_are_written_at_once_and_progress_twice_a_second(
+    data: DataDir, after_s: float, said: Activity, written: bool
+) -> None:
+    clock = Clock()
+    reporter = Reporter(data, "indexer", clock)
+    reporter.say(WORKING)
+    clock.now += after_s
+    reporter.say(said)
+    found = read_activity(data, "indexer")
+    assert found is not None
+    assert replace(found, pid=0, at=0.0) == (said if written else WORKING)
+
+
+def test_what_a_kill_left_of_the_news_is_written_over(data: DataDir) -> None:
+    (data.programs / ".indexer.json").write_text('{"words": "half a sent')
+    Reporter(data, "indexer").say(WORKING)
+    assert [path.name for path in data.programs.iterdir()] == ["indexer.json"]
+
+
+def test_news_that_cannot_be_written_stop_nobody(data: DataDir) -> None:
+    data.programs.rmdir()
+    Reporter(data, "indexer").say(WORKING)
+    assert read_activity(data, "indexer") is None
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"words": "later versions", "mood": "good"}'])
+def test_news_that_cannot_be_read_are_none(data: DataDir, text: str) -> None:
+    (data.programs / "indexer.json").write_text(text)
+    assert read_activity(data, "indexer") is None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import sys
 from typing import Final
 
@@ -24,3 +26,11 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):  # another libc, or a program without a dynamic one
         return False
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+def give_back_memory() -> None:
+    """Gives what `keep_freed_memory` has kept back to the system, where that was glibc's doing."""
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)

@@ -9,8 +9,11 @@ Written through `indexer.model.publish_model`, whose table says what a crash lea
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -49,12 +52,13 @@ def to_onnx(network: nn.Module, image_size: int) -> bytes:
             verbose=False,
         )
     model = cast("torch.onnx.ONNXProgram", program).model_proto  # None is only answered without dynamo
-    _strip(model)
+    strip(model)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
+    """Takes out what does not matter to the answers and can differ between two exports of one network."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")
@@ -64,17 +68,19 @@ def _strip(model: onnx.ModelProto) -> None:
     model.ClearField("producer_version")
 
 
-def check_parity(network: EmbeddingNetwork, model: bytes, images: Tensor) -> float:
-    """The least cosine between torch's and ONNX Runtime's embeddings of uint8 images (N, S, S, 3).
-
-    Errors: ModelDamaged when it is below `LEAST_COSINE`.
-    """
+def parity(network: EmbeddingNetwork, model: bytes, images: Tensor) -> float:
+    """The least cosine between torch's and ONNX Runtime's embeddings of uint8 images (N, S, S, 3). NaN counts as 0."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     exported = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
     with torch.inference_mode():
         own = network.eval()(images)
-    cosine = float(functional.cosine_similarity(own, exported).min().clamp(max=1.0))  # rounding passes 1
-    if not cosine >= LEAST_COSINE:
+    return float(functional.cosine_similarity(own, exported).nan_to_num().min().clamp(max=1.0))  # rounding passes 1
+
+
+def check_parity(network: EmbeddingNetwork, model: bytes, images: Tensor) -> float:
+    """As `parity`. Errors: ModelDamaged when it is below `LEAST_COSINE`."""
+    cosine = parity(network, model, images)
+    if cosine < LEAST_COSINE:
         raise ModelDamaged(
             f"the exported model answers otherwise than the network: least cosine {cosine:.6f}",
             got=f"{cosine:.6f}",
@@ -83,15 +89,31 @@ def check_parity(network: EmbeddingNetwork, model: bytes, images: Tensor) -> flo
     return cosine
 
 
+def weights(network: EmbeddingNetwork) -> bytes:
+    """The content of weights.safetensors. The same network gives the same bytes."""
+    return safetensors.torch.save({name: value.contiguous() for name, value in network.state_dict().items()})
+
+
 def writer(network: EmbeddingNetwork, model: bytes) -> Callable[[Path], None]:
     """What `publish_model` calls to fill the model's folder."""
 
     def write(folder: Path) -> None:
         (folder / ONNX).write_bytes(model)
-        state = {name: value.contiguous() for name, value in network.state_dict().items()}
-        (folder / WEIGHTS).write_bytes(safetensors.torch.save(state))
+        (folder / WEIGHTS).write_bytes(weights(network))
 
     return write
+
+
+@contextlib.contextmanager
+def publishing(models: Path) -> Iterator[None]:
+    """Holds the right to publish models in a folder, and to sweep what killed publishers left there."""
+    models.mkdir(parents=True, exist_ok=True)
+    fd = os.open(models, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def load_network(folder: Path) -> EmbeddingNetwork:

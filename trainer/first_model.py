@@ -85,15 +85,16 @@ def publish_first_model(models: Path, recipe: FirstModel) -> Published:
         description = f"orthogonal, seed {recipe.seed}"
     model = export.to_onnx(network, recipe.image_size)
     parity = export.check_parity(network, model, _parity_images(paths, spec, generator))
-    manifest = publish_model(
-        models,
-        export.writer(network, model),
-        backbone=recipe.backbone,
-        dimension=DIMENSION,
-        preprocessing=spec,
-        head=description,
-        source=_source(recipe, parity),
-    )
+    with export.publishing(models):
+        manifest = publish_model(
+            models,
+            export.writer(network, model),
+            backbone=recipe.backbone,
+            dimension=DIMENSION,
+            preprocessing=spec,
+            head=description,
+            source=_source(recipe, parity),
+        )
     return Published(manifest, models / manifest.id[:16], parity, time.monotonic() - started)
 
 

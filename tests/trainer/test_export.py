@@ -219,7 +219,7 @@ class TestCommand:
     def test_it_prints_the_model_and_its_figures(
         self, published: Published, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("trainer.__main__.publish_first_model", lambda models, recipe: published)
+        monkeypatch.setattr("trainer.first_model.publish_first_model", lambda models, recipe: published)
         assert main(["export", "--data", "anywhere"]) == 0
         told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
         assert told["model"] == published.manifest.id[:16]
@@ -261,7 +261,7 @@ class TestCommand:
         def fail(models: Path, recipe: FirstModel) -> Published:
             raise error
 
-        monkeypatch.setattr("trainer.__main__.publish_first_model", fail)
+        monkeypatch.setattr("trainer.first_model.publish_first_model", fail)
         assert main(["export", "--data", "anywhere"]) == 1
         assert capsys.readouterr().err == f"python -m trainer: {error}\n"
 

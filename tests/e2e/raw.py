@@ -63,11 +63,12 @@ def refusal(call: Callable[[], object]) -> Refusal:
         if isinstance(result, Iterator):
             list(result)
     except grpc.RpcError as error:
-        return _parse(error)
+        return parse(error)
     raise AssertionError(f"the call was answered: {result!r}")
 
 
-def _parse(error: Any) -> Refusal:
+def parse(error: Any) -> Refusal:
+    """What a failed call says."""
     trailers: dict[str, bytes] = dict(error.trailing_metadata() or ())
     packed = trailers.get("grpc-status-details-bin")
     code, message = error.code().name, error.details() or ""

@@ -274,8 +274,7 @@ def candidate_model(data: DataDir) -> Manifest | None:
     if not taught:
         return None
     newest = max(taught, key=lambda each: each[:2])[2]
-    done = {*live.models, *(info.model for info in _infos(data))}
-    return None if newest.id in done else newest
+    return None if newest.id in live.models or newest.id in models_with_generation(data) else newest
 
 
 def candidate_generation(data: DataDir) -> GenerationInfo | None:
@@ -308,6 +307,11 @@ def previous_generation(data: DataDir) -> GenerationInfo | None:
         if of_model:
             return of_model[-1]
     return None
+
+
+def models_with_generation(data: DataDir) -> set[str]:
+    """The ids of the models of the generations that can be read."""
+    return {info.model for info in _infos(data)}
 
 
 def _infos(data: DataDir) -> list[GenerationInfo]:

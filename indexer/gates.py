@@ -4,7 +4,8 @@ Recall is compared probe by probe, since both models answer the same probes. Of 
 served model finds and c those that only the candidate finds. The candidate's recall is (c - b) / n above the served
 one's, with the standard error sqrt(b + c - (b - c)^2 / n) / n (McNemar's paired comparison, Psychometrika 12, 1947).
 
-A gate fails when what it forbids is beyond sampling error (one-sided, 95 %): few probes can condemn nobody.
+A gate fails when what it forbids is beyond sampling error (one-sided, 95 %): few probes can condemn nobody. Only that
+the new cohort rises is asked of the measured change itself: without a gain there is no reason to serve another model.
 """
 
 from __future__ import annotations

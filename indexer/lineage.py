@@ -41,6 +41,8 @@ def load_lineage(model: Path) -> Lineage:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if raw["format"] != _FORMAT:
             raise ValueError(f"its format is {raw['format']}, not {_FORMAT}")
+        if not all(isinstance(stage, list) for stage in raw["cohorts"]):
+            raise ValueError("a cohort is a list of categories")
         cohorts = tuple(tuple(str(category) for category in stage) for stage in raw["cohorts"])
         return Lineage(str(raw["base"]), int(raw["training"]), cohorts)
     except (OSError, ValueError, KeyError, TypeError) as error:

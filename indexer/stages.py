@@ -20,6 +20,7 @@ is being trained do not join; they are found at once, like those that come later
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -42,6 +43,7 @@ _STAGE: Final = "stage.json"
 _OUTCOME: Final = "outcome.json"
 _FORMAT: Final = 1
 _LEAST_CATEGORIES: Final = 2  # with fewer there is nothing to tell apart
+_MOST_SETTLING: Final = 30  # times `settle_s`, after which a stage begins although its photos keep coming
 _LEAST_PHOTOS: Final = 2  # with fewer a category has no pair of photos
 
 
@@ -127,8 +129,13 @@ def waiting(catalogue: Catalogue, learned: Collection[str]) -> list[Waiting]:
     found: dict[str, list[tuple[str, str, float]]] = {name: [] for name in names}
     for item in catalogue.items_of(names):
         found[item.category].append((item.id, item.image_sha256, item.updated_at))
-    held_out = {sha for items in found.values() for id, sha, _ in items if is_probe(id)}
+    held_out = _held_out(catalogue, {sha for items in found.values() for _, sha, _ in items})
     return [_waiting(name, items, held_out) for name, items in sorted(found.items()) if items]
+
+
+def _held_out(catalogue: Catalogue, shas: Iterable[str]) -> set[str]:
+    """Those of these photos that are a probe's, of whatever category."""
+    return {sha for sha, id in catalogue.ids_showing(shas) if is_probe(id)}
 
 
 def _waiting(name: str, items: Sequence[tuple[str, str, float]], held_out: Collection[str]) -> Waiting:
@@ -146,15 +153,18 @@ def ripe(
     the same photos would fail again. New categories, or a request, give them their next chance.
     """
     enough = [each for each in waiting if len(each.photos) >= rule.min_photos]
-    fresh = [each for each in enough if each.name not in tried]
-    if not fresh or len(enough) < _LEAST_CATEGORIES or now - max(each.latest for each in enough) < rule.settle_s:
+    fresh = sorted(each.since for each in enough if each.name not in tried)
+    if not fresh or len(enough) < _LEAST_CATEGORIES:
         return None
     if len(fresh) >= rule.min_categories:
-        return enough, f"{len(fresh)} new categories have at least {rule.min_photos} training photos each"
-    waited = now - min(each.since for each in fresh)
-    if waited >= rule.wait_s:
-        return enough, f"{len(fresh)} new categories, the first of which has waited for {waited / 3600:.1f} hours"
-    return None
+        due = fresh[rule.min_categories - 1]
+        reason = f"{len(fresh)} new categories have at least {rule.min_photos} training photos each"
+    else:
+        due = fresh[0] + rule.wait_s
+        hours = (now - fresh[0]) / 3600
+        reason = f"{len(fresh)} new categories, the first of which has waited for {hours:.1f} hours"
+    settled = now - max(each.latest for each in enough) >= rule.settle_s
+    return (enough, reason) if now >= due and (settled or now - due >= _MOST_SETTLING * rule.settle_s) else None
 
 
 def requested(waiting: Iterable[Waiting], request: Request) -> list[Waiting]:
@@ -199,8 +209,8 @@ def begin(
 ) -> Training:
     """Gives the next training its categories and copies of their photos, which from now on are all that it can read.
 
-    A photo whose items were deleted meanwhile is left out, and so is a category that has too few left. Errors:
-    InvalidField when fewer than two categories remain; OSError.
+    A photo that was deleted, or became a probe's, since it was chosen is left out, and so is a category that has too
+    few left. Errors: InvalidField when fewer than two categories remain; OSError.
     """
     number = max(numbers(data), default=0) + 1
     categories: list[str] = []
@@ -210,10 +220,14 @@ def begin(
         folder = staging / PHOTOS
         folder.mkdir()
         for each in sorted(chosen, key=lambda each: each.name):
-            copied = [sha for sha in each.photos if _copied(catalogue, sha, folder)]
+            held_out = _held_out(catalogue, each.photos)
+            copied = [sha for sha in each.photos if sha not in held_out and _copied(catalogue, sha, folder)]
             if len(copied) >= _LEAST_PHOTOS:
                 photos += [(sha, len(categories)) for sha in copied]
                 categories.append(each.name)
+            else:
+                for sha in set(copied).difference(sha for sha, _ in photos):
+                    (folder / sha).unlink()
         if len(categories) < _LEAST_CATEGORIES:
             raise InvalidField(
                 "too few categories are left to learn", field="categories", got=len(categories), expected="at least 2"
@@ -271,7 +285,7 @@ def load(data: DataDir, number: int) -> tuple[Training, Outcome | None]:
         if ended["state"] not in get_args(State):
             raise ValueError(f"unknown state {ended['state']}")
         return training, Outcome(**{**ended, "gates": from_json(ended["gates"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EverlookError(f"training {number} cannot be read: {error}", got=error) from error
 
 
@@ -281,9 +295,16 @@ def has_ended(data: DataDir, number: int) -> bool:
 
 
 def tried_in_vain(data: DataDir, learned: Collection[str]) -> set[str]:
-    """Categories that a training was given and that the served model has not learned all the same."""
-    ended = [load(data, number) for number in numbers(data)]
-    return {name for training, outcome in ended if outcome for name in training.categories} - set(learned)
+    """Categories that a training was given and that the served model has not learned all the same.
+
+    Of a training that cannot be read nothing is known.
+    """
+    tried = set[str]()
+    for number in numbers(data):
+        with contextlib.suppress(EverlookError):
+            training, outcome = load(data, number)
+            tried.update(training.categories if outcome else ())
+    return tried.difference(learned)
 
 
 def _read(path: Path) -> dict[str, Any]:

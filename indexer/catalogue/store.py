@@ -180,6 +180,11 @@ class Catalogue:
         )
         return {sha: decode_vector(blob) for sha, blob in self._rows_where_in(query, photos.c.sha256, shas)}
 
+    def ids_showing(self, shas: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """The address of the photo and the id, of every item that shows one of these photos."""
+        query = select(photos.c.sha256, items.c.id).join(items, items.c.photo_id == photos.c.id)
+        return ((sha256, id) for sha256, id in self._rows_where_in(query, photos.c.sha256, shas))
+
     def missing_vectors(self, model: str) -> Iterator[str]:
         """The addresses of the photos of which `model` has no vector yet, each once, oldest photo first."""
         query = select(photos.c.id, photos.c.sha256).where(vectors.c.photo_id.is_(None)).order_by(photos.c.id)

@@ -37,15 +37,18 @@ class Teaching:
         without a training, too, when the caller is cancelled.
         """
         async with self._one:
-            request: Request = await self._read(self._request, tuple(categories))
+            asking = asyncio.ensure_future(self._read(self._request, tuple(categories)))
             stage: int | None = None
             try:
+                request: Request = await asyncio.shield(asking)
                 async with asyncio.timeout(patience_s):
                     stage = await self._until(self._begun, request)
             except TimeoutError:
                 pass
             finally:
-                await self._read(stages.withdraw, self._engine.data, request)
+                await asyncio.wait({asking})  # also when the caller is cancelled while the request is being left
+                if asking.exception() is None:
+                    await self._read(stages.withdraw, self._engine.data, asking.result())
             if stage is None:
                 stage = await self._read(self._begun, request)  # at the last moment
             if stage is None:

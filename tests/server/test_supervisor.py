@@ -10,12 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from server import supervisor
 from server.supervisor import Patience, Supervisor, commands
 from tests.conftest import ROOT
 from tests.server.running import settings_of, until
@@ -185,14 +183,10 @@ def test_the_programs_learn_that_their_server_was_killed() -> None:
 # ---------------------------------------------------------------------------------------------------- commands
 
 
-def with_torch(monkeypatch: pytest.MonkeyPatch, find: Callable[[str], object]) -> None:
-    monkeypatch.setattr(supervisor.importlib.util, "find_spec", find)
-
-
 def test_each_program_gets_the_data_the_database_and_its_own_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_torch(monkeypatch, lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     settings = settings_of(
         tmp_path,
         supervise=True,
@@ -210,7 +204,7 @@ def test_each_program_gets_the_data_the_database_and_its_own_arguments(
 def test_no_trainer_is_run_where_torch_is_not_installed_and_nothing_where_it_is_not_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_torch(monkeypatch, lambda name: None if name == "torch" else object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torch" else object())
     shared = ["--data", str(tmp_path)]
     found = commands(settings_of(tmp_path, supervise=True))
     assert found == {"indexer": [sys.executable, "-m", "indexer", *shared]}

@@ -120,7 +120,7 @@ def test_a_candidate_that_fails_a_gate_is_counted_and_not_tried_again(engine: Fa
             engine.states[number] = State.REJECTED
             raise GateFailed("old cohort 0: it fell")
 
-        engine.promote = rejected  # type: ignore[method-assign,assignment]
+        engine.promote = rejected  # type: ignore[method-assign]
         async with running(engine) as server:
             await until(lambda: server.counted()["refused"] == 1)
             await asyncio.sleep(20 * EVERY_S)

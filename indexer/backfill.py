@@ -94,10 +94,13 @@ class Backfill:
 
     def _embed_missing(self, worker: Works) -> int:
         """Embeds the photos that have no vector. Returns how many there were. Errors: CatalogueDamaged."""
-        before, began = self.catalogue.vector_count(self.model.id), time.monotonic()
+        began, photos = time.monotonic(), self.catalogue.totals().photos
+        before = self.catalogue.vector_count(self.model.id)
+        # The oldest come first, so these are all that are there now. Without a limit it could run after new ones.
+        missing = itertools.islice(self.catalogue.missing_vectors(self.model.id), max(0, photos - before))
         found = stored = in_hand = 0
         unreadable: dict[str, str] = {}
-        batches = _batches(self.catalogue.missing_vectors(self.model.id), self.effort.batch)
+        batches = _batches(missing, self.effort.batch)
         self._say_embedding(before, 0, 0.0)
         while True:
             while in_hand < _AHEAD * self.effort.threads and (batch := next(batches, None)):

@@ -207,6 +207,8 @@ class Hand:
     devices: Devices
     effort: Effort
     answer: Callable[[Answer | Exception], None]
+    clock: Callable[[], float] = time.perf_counter
+    sleep: Callable[[float], None] = time.sleep
     _answering: threading.Lock = field(default_factory=threading.Lock)
     _of_thread: threading.local = field(default_factory=threading.local)
 
@@ -224,14 +226,14 @@ class Hand:
             self.answer(answer)
 
     def _embedded(self, shas: Sequence[str]) -> Embedded:
-        time.sleep(getattr(self._of_thread, "rest_s", 0.0))
-        began = time.perf_counter()
+        self.sleep(getattr(self._of_thread, "rest_s", 0.0))
+        began = self.clock()
         try:
             return Embedded(embed(self.catalogue, self.encoder, shas, ACCEPTED), {})
         except (CatalogueDamaged, InvalidInput):
             return self._one_by_one(shas)
         finally:
-            self._of_thread.rest_s = (time.perf_counter() - began) * (1 / self.effort.share - 1)
+            self._of_thread.rest_s = (self.clock() - began) * (1 / self.effort.share - 1)
 
     def _one_by_one(self, shas: Sequence[str]) -> Embedded:
         vectors: Vectors = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,19 @@ def put_photos(catalogue: Catalogue, seeds: Sequence[int]) -> None:
         shown = Photo(data, hashlib.sha256(data).hexdigest(), 96, 96, "JPEG")
         puts.append(Put(f"item-{seed}", "birds", {}, shown))
     catalogue.apply(puts)
+
+
+def photo_sha256(seed: int) -> str:
+    """The address of a photo that `put_photos` puts."""
+    return hashlib.sha256(photo(seed)).hexdigest()
+
+
+def damage_photo(data: DataDir, seed: int) -> None:
+    """Alters the stored bytes of a photo."""
+    with sqlite3.connect(data.root / "catalogue.db") as database:
+        query = "UPDATE photo_data SET data = ? WHERE photo_id = (SELECT id FROM photos WHERE sha256 = ?)"
+        assert database.execute(query, (b"no photo at all", photo_sha256(seed))).rowcount == 1
+    database.close()
 
 
 def run_program(program: str, *arguments: str | Path) -> int:

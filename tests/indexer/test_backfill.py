@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +28,7 @@ from indexer.index import SearchParams, Segment
 from indexer.model import Manifest
 from indexer.programs import Activity
 from indexer.worker import Answer, Effort, Embed, Embedded, Hand
-from tests.e2e.photos import photo
-from tests.indexer.galleries import live, model, new_data, put_photos
+from tests.indexer.galleries import damage_photo, live, model, new_data, photo_sha256, put_photos
 from tests.indexer.in_process import InProcess
 from tests.indexer.vectors import clustered
 
@@ -90,11 +87,6 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
         yield Shop(data, catalogue, candidate)
 
 
-def sha(seed: int) -> str:
-    """The address of a photo that `put_photos` puts."""
-    return hashlib.sha256(photo(seed)).hexdigest()
-
-
 def direct(shop: Shop) -> dict[int, NDArray[np.float32]]:
     """The candidate's vectors of all items, by seq, embedded one by one."""
     encoder = Encoder.load(shop.data.model(shop.candidate.id), detect(), 1)
@@ -122,7 +114,7 @@ def assert_same(found: dict[int, NDArray[np.float32]], expected: dict[int, NDArr
 def test_every_item_is_embedded_once_and_its_generation_may_go_live(shop: Shop) -> None:
     put_photos(shop.catalogue, range(21))
     info = shop.backfill().run()
-    assert shop.embedded == [sha(seed) for seed in range(21)]
+    assert shop.embedded == [photo_sha256(seed) for seed in range(21)]
     assert (info.number, info.model, info.seq) == (2, shop.candidate.id, 21)
     assert state_of(shop.data, info) is State.CANDIDATE
     assert_same(held(shop, 2), direct(shop))
@@ -148,7 +140,7 @@ def test_what_was_stored_is_never_embedded_again(shop: Shop) -> None:
     assert shop.catalogue.vector_count(shop.candidate.id) == 8
     shop.meanwhile = lambda: None
     shop.backfill().run()
-    assert shop.workers[1].embedded == [sha(seed) for seed in range(8, 20)]
+    assert shop.workers[1].embedded == [photo_sha256(seed) for seed in range(8, 20)]
     assert_same(held(shop, 2), direct(shop))
 
 
@@ -210,7 +202,7 @@ def test_an_engine_promotes_what_was_backfilled_with_all_that_came_since(shop: S
 
 def test_progress_is_told_in_photos_with_the_time_that_is_left(shop: Shop) -> None:
     put_photos(shop.catalogue, range(16))
-    shop.catalogue.store_vectors(shop.candidate.id, {sha(0): np.eye(1, 32, dtype=np.float32)[0]})
+    shop.catalogue.store_vectors(shop.candidate.id, {photo_sha256(0): np.eye(1, 32, dtype=np.float32)[0]})
     shop.backfill().run()
     embedding = [said for said in shop.said if said.phase == "backfill"]
     assert [(said.done, said.total) for said in embedding] == [(1, 16), (5, 16), (9, 16), (13, 16), *2 * [(16, 16)]]
@@ -225,22 +217,16 @@ def test_progress_is_told_in_photos_with_the_time_that_is_left(shop: Shop) -> No
 # ---------------------------------------------------------------------------------------------------- what goes wrong
 
 
-def damage(shop: Shop, seed: int, data: bytes = b"no photo at all") -> None:
-    """Alters the stored bytes of a photo."""
-    with sqlite3.connect(shop.data.root / "catalogue.db") as database:
-        query = "UPDATE photo_data SET data = ? WHERE photo_id = (SELECT id FROM photos WHERE sha256 = ?)"
-        assert database.execute(query, (data, sha(seed))).rowcount == 1
-    database.close()
-
-
 def test_photos_that_cannot_be_read_are_named_after_all_others_are_done(shop: Shop) -> None:
     put_photos(shop.catalogue, range(10))
-    damage(shop, 2)
-    damage(shop, 7)
+    damage_photo(shop.data, 2)
+    damage_photo(shop.data, 7)
     with pytest.raises(CatalogueDamaged) as failed:
         shop.backfill().run()
     for seed in (2, 7):
-        assert f"item 'item-{seed}', photo {sha(seed)}: the bytes of this photo have changed" in str(failed.value)
+        assert f"item 'item-{seed}', photo {photo_sha256(seed)}: the bytes of this photo have changed" in str(
+            failed.value
+        )
     assert "Delete these items, and put them again" in str(failed.value)
     assert shop.catalogue.vector_count(shop.candidate.id) == 8
     assert numbers(shop.data) == [1]
@@ -248,7 +234,7 @@ def test_photos_that_cannot_be_read_are_named_after_all_others_are_done(shop: Sh
     shop.catalogue.apply([Delete("item-2"), Delete("item-7")])
     put_photos(shop.catalogue, [2])
     info = shop.backfill().run()
-    assert shop.workers[1].embedded == [sha(2)]
+    assert shop.workers[1].embedded == [photo_sha256(2)]
     assert list(held(shop, info.number)) == [1, 2, 4, 5, 6, 7, 9, 10, 13]
 
 
@@ -286,7 +272,7 @@ def test_a_full_database_is_waited_for_with_the_vectors_in_hand(shop: Shop, monk
     monkeypatch.setattr(shop.catalogue, "store_vectors", full)
     info = shop.backfill().run()
     assert shop.paused == [5.0, 5.0, 5.0]
-    assert shop.embedded == [sha(seed) for seed in range(8)]
+    assert shop.embedded == [photo_sha256(seed) for seed in range(8)]
     assert "the backfill waits: the database refuses: disk full" in {said.words for said in shop.said}
     assert_same(held(shop, info.number), direct(shop))
 
@@ -333,7 +319,7 @@ def test_a_thread_rests_for_its_share_before_the_next_batch(shop: Shop, share: f
     slept: list[float] = []
     does.clock, does.sleep = lambda: next(now), slept.append
     for _ in range(2):
-        does.do(Embed((sha(0),)))
+        does.do(Embed((photo_sha256(0),)))
     assert slept == rests
 
 
@@ -345,7 +331,7 @@ def test_an_error_of_a_library_is_answered_as_one_that_can_be_read(shop: Shop, m
         raise RuntimeError("out of GPU memory")
 
     monkeypatch.setattr(workers, "embed", fail)
-    does.do(Embed((sha(0),)))
+    does.do(Embed((photo_sha256(0),)))
     assert str(answers[0]) == "RuntimeError: out of GPU memory"
 
 
@@ -365,7 +351,7 @@ def test_an_effort_that_is_none_is_refused(threads: int, share: float, batch: in
 def test_an_item_without_its_vector_is_never_left_out_of_a_generation(shop: Shop) -> None:
     put_photos(shop.catalogue, range(3))
     vector = np.eye(1, 32, dtype=np.float32)[0]
-    shop.catalogue.store_vectors(shop.candidate.id, {sha(0): vector, sha(2): vector})
+    shop.catalogue.store_vectors(shop.candidate.id, {photo_sha256(0): vector, photo_sha256(2): vector})
     with pytest.raises(NotReady, match="no vector of model"):
         gather(shop.catalogue, shop.candidate, 3)
     assert gather(shop.catalogue, shop.candidate, 1)[1].tolist() == [1]

@@ -13,8 +13,8 @@ from clients import wire
 from clients.aio_ingest import AsyncIngestStream
 from clients.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection, Tls
 from clients.errors import Cancelled, EverlookClientError, NotFound, from_rpc_error
-from clients.retry import PATIENT, Attempts, RetryPolicy
-from clients.status import Status
+from clients.retry import ONCE, PATIENT, Attempts, RetryPolicy
+from clients.status import Event, Generation, Status
 from clients.types import (
     Acknowledgement,
     Category,
@@ -139,6 +139,35 @@ class AsyncClient:
     async def status(self, *, timeout_s: float | None = None) -> Status:
         return await self._run(wire.status(), timeout_s)
 
+    async def generations(self, *, timeout_s: float | None = None) -> list[Generation]:
+        return await self._run(wire.generations(), timeout_s)
+
+    async def promote(self, number: int, *, timeout_s: float | None = None) -> Generation:
+        return await self._run(wire.promote(number), timeout_s)
+
+    async def rollback(self, number: int = 0, *, timeout_s: float | None = None) -> Generation:
+        return await self._run(wire.rollback(number), timeout_s)
+
+    async def start_training(self, categories: Iterable[str] = (), *, timeout_s: float | None = None) -> int:
+        return await self._run(wire.start_training(categories), timeout_s)
+
+    async def cancel_training(self, *, timeout_s: float | None = None) -> int:
+        return await self._run(wire.cancel_training(), timeout_s)
+
+    async def watch(self, *, timeout_s: float | None = None) -> AsyncIterator[Event]:
+        invoke: Any = self._channel().unary_stream(wire.WATCH_PATH)
+        call = invoke(wire.WATCH_REQUEST, timeout=timeout_s, metadata=self._metadata)
+        try:
+            async for message in call:
+                yield wire.event(message)
+        except grpc.aio.AioRpcError as failed:
+            raise from_rpc_error(failed) from None
+        except asyncio.CancelledError:
+            self._raise_if_closed()
+            raise
+        finally:
+            call.cancel()
+
     def _channel(self) -> grpc.aio.Channel:
         if self._closed:
             raise Cancelled("this client is closed")
@@ -151,8 +180,15 @@ class AsyncClient:
             )
         return self._opened
 
+    def _raise_if_closed(self) -> None:
+        """Errors: Cancelled when it was `close` that cancelled a call, and not the caller."""
+        task = asyncio.current_task()
+        if self._closed and task is not None and not task.cancelling():
+            raise Cancelled("this client was closed during the call") from None
+
     async def _run(self, call: wire.Call[T], timeout_s: float | None) -> T:
-        attempts = Attempts(self._retries, self._timeout_s if timeout_s is None else timeout_s)
+        deadline_s = max(self._timeout_s, call.patience_s) if timeout_s is None else timeout_s
+        attempts = Attempts(ONCE if call.once else self._retries, deadline_s)
         while True:
             try:
                 invoke: Any = self._channel().unary_unary(call.path)
@@ -160,9 +196,7 @@ class AsyncClient:
             except grpc.aio.AioRpcError as failed:
                 error = from_rpc_error(failed)
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if self._closed and task is not None and not task.cancelling():  # by `close`, not by the caller
-                    raise Cancelled("this client was closed during the call") from None
+                self._raise_if_closed()
                 raise
             if call.when_gone is not None and attempts.maybe_done and isinstance(error, NotFound):
                 return call.when_gone()

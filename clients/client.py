@@ -13,8 +13,8 @@ from clients import wire
 from clients.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection, Tls
 from clients.errors import Cancelled, EverlookClientError, NotFound, from_rpc_error
 from clients.ingest import IngestStream
-from clients.retry import PATIENT, Attempts, RetryPolicy
-from clients.status import Status
+from clients.retry import ONCE, PATIENT, Attempts, RetryPolicy
+from clients.status import Event, Generation, Status
 from clients.types import (
     Acknowledgement,
     Category,
@@ -158,13 +158,60 @@ class Client:
         """What the server is doing now."""
         return self._run(wire.status(), timeout_s)
 
+    def generations(self, *, timeout_s: float | None = None) -> list[Generation]:
+        """The generations that are kept, and models that failed a gate before they had one, newest first."""
+        return self._run(wire.generations(), timeout_s)
+
+    def promote(self, number: int, *, timeout_s: float | None = None) -> Generation:
+        """Makes a generation live, and returns it when it is: at most ten minutes, unless `timeout_s` says otherwise.
+
+        It goes on when the deadline passes. Errors: GenerationNotFound; NotReady when it fails a gate, is live already,
+        or another generation is being made live.
+        """
+        return self._run(wire.promote(number), timeout_s)
+
+    def rollback(self, number: int = 0, *, timeout_s: float | None = None) -> Generation:
+        """Makes a generation live again that was live before; 0 is that of the model before. Otherwise as `promote`."""
+        return self._run(wire.rollback(number), timeout_s)
+
+    def start_training(self, categories: Iterable[str] = (), *, timeout_s: float | None = None) -> int:
+        """Has these new categories trained, or all that wait; returns the stage, once its training has begun.
+
+        Errors: InvalidRequest for categories that are no stage; NotReady when something is being learned already, or no
+        trainer runs; Unavailable when the trainer did not begin in time, and then it will not.
+        """
+        return self._run(wire.start_training(categories), timeout_s)
+
+    def cancel_training(self, *, timeout_s: float | None = None) -> int:
+        """Stops the training that is under way; returns its stage, once it has stopped. Errors: NotReady."""
+        return self._run(wire.cancel_training(), timeout_s)
+
+    def watch(self, *, timeout_s: float | None = None) -> Iterator[Event]:
+        """The status at once, and again whenever something happens, until the iterator is closed.
+
+        timeout_s: after so many seconds it raises DeadlineExceeded; None is never. Errors: Unavailable, too, when the
+        server stops; it is not tried again.
+        """
+        invoke: Any = self._open_channel().unary_stream(wire.WATCH_PATH)
+        call = invoke(wire.WATCH_REQUEST, timeout=timeout_s, metadata=self._metadata)
+        try:
+            for message in call:
+                yield wire.event(message)
+        except grpc.RpcError as failed:
+            if self._closed:
+                raise Cancelled("this client was closed during the call") from None
+            raise from_rpc_error(failed) from None
+        finally:
+            call.cancel()
+
     def _open_channel(self) -> grpc.Channel:
         if self._closed:
             raise Cancelled("this client is closed")
         return self._channel
 
     def _run(self, call: wire.Call[T], timeout_s: float | None) -> T:
-        attempts = Attempts(self._retries, self._timeout_s if timeout_s is None else timeout_s)
+        deadline_s = max(self._timeout_s, call.patience_s) if timeout_s is None else timeout_s
+        attempts = Attempts(ONCE if call.once else self._retries, deadline_s)
         while True:
             try:
                 invoke: Any = self._open_channel().unary_unary(call.path)

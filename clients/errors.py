@@ -3,8 +3,10 @@
     EverlookClientError
     ├── InvalidRequest          change the request; nothing was changed
     ├── NotFound                no item has that id
+    ├── GenerationNotFound      no generation has that number
     ├── PreconditionFailed      the request is right, the server's state is not
-    │   └── ModelMismatch       embed again with the serving model, then retry
+    │   ├── ModelMismatch       embed again with the serving model, then retry
+    │   └── NotReady            what is asked for cannot be done as things stand; the message says why
     ├── Unauthorized            the token or certificate is missing, wrong, or allows less
     ├── Overloaded              try again after `retry_after_s`; when that is None, trying again does not help
     ├── Unavailable             the server is starting, stopping or out of reach; try again
@@ -72,12 +74,20 @@ class NotFound(EverlookClientError):
     """No item has that id; `got` holds it."""
 
 
+class GenerationNotFound(EverlookClientError):
+    """No generation has that number; `got` holds it."""
+
+
 class PreconditionFailed(EverlookClientError):
     """The request is right, the server's state is not."""
 
 
 class ModelMismatch(PreconditionFailed):
     """The vector is of the model `got`; the serving model is `expected`."""
+
+
+class NotReady(PreconditionFailed):
+    """What is asked for cannot be done as things stand, such as promoting a generation that has failed a gate."""
 
 
 class Unauthorized(EverlookClientError):
@@ -127,15 +137,20 @@ _BY_CODE: dict[grpc.StatusCode, type[EverlookClientError]] = {
     grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
     grpc.StatusCode.DATA_LOSS: DataDamaged,
 }
+_BY_REASON: dict[tuple[grpc.StatusCode, str], type[EverlookClientError]] = {
+    (grpc.StatusCode.NOT_FOUND, "GENERATION_NOT_FOUND"): GenerationNotFound,
+    (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_MISMATCH"): ModelMismatch,
+    (grpc.StatusCode.FAILED_PRECONDITION, "NOT_READY"): NotReady,
+}
 _CODE_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def error_class(code: int | grpc.StatusCode, reason: str) -> type[EverlookClientError]:
     """The class for a gRPC code, by number or name; ServerFault for one that has no class of its own."""
     known = _CODE_BY_NUMBER.get(code) if isinstance(code, int) else code
-    if known is grpc.StatusCode.FAILED_PRECONDITION and reason == "MODEL_MISMATCH":
-        return ModelMismatch
-    return _BY_CODE.get(known, ServerFault) if known is not None else ServerFault
+    if known is None:
+        return ServerFault
+    return _BY_REASON.get((known, reason)) or _BY_CODE.get(known, ServerFault)
 
 
 class _FailedCall(Protocol):

@@ -1,7 +1,8 @@
 """When a failed call is tried again, and after how long.
 
-Every call that the client makes is safe to repeat (the header of everlook.proto says why), so what decides is only
-whether repeating can help: after UNAVAILABLE, and after RESOURCE_EXHAUSTED where the server says when.
+Every call that apps make is safe to repeat (the header of everlook.proto says why), so what decides is only whether
+repeating can help: after UNAVAILABLE, and after RESOURCE_EXHAUSTED where the server says when. An operator's levers are
+never pulled twice (`wire.Call.once`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class RetryPolicy:
         backoff = min(self.max_s, self.initial_s * self.multiplier ** (failed - 1)) * jitter
         return (error.retry_after_s or 0.0) + backoff
 
+
+# For what another attempt could do a second time.
+ONCE = RetryPolicy(attempts=1)
 
 # For a long job, which a server that restarts should not end: about half a minute, a minute at most.
 PATIENT = RetryPolicy(attempts=20)

@@ -52,7 +52,8 @@ class Gate:
 
 @dataclass(frozen=True)
 class Generation:
-    """A model and an index of the whole gallery. `index_recall` is None when the index is exact."""
+    """A model and an index of the whole gallery. `index_recall` is None when the index is exact; `number` is 0 for a
+    model that was rejected before it had a generation."""
 
     number: int
     model: Model
@@ -129,7 +130,7 @@ class Program:
 
 @dataclass(frozen=True)
 class TrainingStatus:
-    """What is being learned."""
+    """What is being learned. `remaining_s` is 0 when there is no telling; `loss` is that of the last training step."""
 
     stage: int
     categories: int
@@ -137,6 +138,7 @@ class TrainingStatus:
     done: int
     total: int
     remaining_s: float
+    loss: float | None
 
 
 @dataclass(frozen=True)
@@ -153,3 +155,11 @@ class Status:
     limits: Limits
     programs: tuple[Program, ...]
     training: TrainingStatus | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened, in words, and the status after it; "" for the first status, and where a phase has gone on."""
+
+    status: Status
+    event: str

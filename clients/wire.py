@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from clients.errors import EverlookClientError, InvalidRequest, ServerFault, error_class
 from clients.images import image_bytes
 from clients.mirror import enum_member, mirror
-from clients.status import Status
+from clients.status import Event, Generation, Status
 from clients.types import (
     Acknowledgement,
     AnyOf,
@@ -45,19 +45,24 @@ from everlook.v1 import everlook_pb2 as pb
 
 T = TypeVar("T")
 
+SWAP_PATIENCE_S = 600.0  # a generation that is made live has first to catch up with what came since
+
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
     """One unary call, ready to send: its path, message, and how the response's bytes become the answer.
 
     when_gone: the answer when a repeated attempt ends in NOT_FOUND, because then an earlier one did the work; None when
-    NOT_FOUND is an error like any other.
+    NOT_FOUND is an error like any other. once: it is not safe to repeat. patience_s: its deadline at the least, unless
+    the caller sets one.
     """
 
     path: str
     message: Message
     parse: Callable[[bytes], T]
     when_gone: Callable[[], T] | None = None
+    once: bool = False
+    patience_s: float = 0.0
 
     @property
     def request(self) -> bytes:
@@ -142,6 +147,67 @@ def status() -> Call[Status]:
     )
 
 
+def generations() -> Call[list[Generation]]:
+    """The generations that are kept, and models that were rejected before they had one, newest first."""
+    return Call(_path("Admin", "ListGenerations"), pb.ListGenerationsRequest(), _generations)
+
+
+def promote(number: int) -> Call[Generation]:
+    """Errors: InvalidRequest."""
+    with _refusing("number", number):
+        message = pb.PromoteRequest(number=number)
+    return Call(
+        _path("Admin", "Promote"),
+        message,
+        lambda data: mirror(Generation, pb.PromoteResponse.FromString(data).generation),
+        once=True,
+        patience_s=SWAP_PATIENCE_S,
+    )
+
+
+def rollback(number: int) -> Call[Generation]:
+    """Errors: InvalidRequest."""
+    with _refusing("number", number):
+        message = pb.RollbackRequest(number=number)
+    return Call(
+        _path("Admin", "Rollback"),
+        message,
+        lambda data: mirror(Generation, pb.RollbackResponse.FromString(data).generation),
+        once=True,
+        patience_s=SWAP_PATIENCE_S,
+    )
+
+
+def start_training(categories: Iterable[str]) -> Call[int]:
+    """Errors: InvalidRequest."""
+    chosen = _texts("categories", categories)
+    with _refusing("categories", chosen):
+        message = pb.StartTrainingRequest(categories=chosen)
+    path = _path("Admin", "StartTraining")
+    return Call(path, message, lambda data: pb.StartTrainingResponse.FromString(data).stage, once=True)
+
+
+def cancel_training() -> Call[int]:
+    """The stage whose training was stopped."""
+    path = _path("Admin", "CancelTraining")
+    message = pb.CancelTrainingRequest()
+    return Call(path, message, lambda data: pb.CancelTrainingResponse.FromString(data).stage, once=True)
+
+
+# ---------------------------------------------------------------------------------------------------- watch
+
+WATCH_PATH = "/everlook.v1.Admin/WatchStatus"
+WATCH_REQUEST = pb.WatchStatusRequest().SerializeToString()
+
+
+def event(data: bytes) -> Event:
+    """One message of a watch. Errors: ServerFault when it cannot be read."""
+    try:
+        return mirror(Event, pb.WatchStatusResponse.FromString(data))
+    except DecodeError as error:
+        raise ServerFault(f"a status cannot be read: {error}") from error
+
+
 # ---------------------------------------------------------------------------------------------------- ingest
 
 INGEST_PATH = "/everlook.v1.Catalog/Ingest"
@@ -210,12 +276,15 @@ def _search_request(query: Query) -> pb.SearchRequest:
     return message
 
 
+def _texts(field: str, values: Iterable[str]) -> list[str]:
+    if isinstance(values, str):  # which is iterable, too
+        raise InvalidRequest(f"{field} is one text", field=field, got=values, expected="a list of texts")
+    return list(values)
+
+
 def _filter(filter_: Filter) -> pb.Filter:
     for name in ("categories", "exclude_categories"):
-        if isinstance(getattr(filter_, name), str):
-            raise InvalidRequest(
-                f"{name} is one text", field=f"filter.{name}", got=getattr(filter_, name), expected="a list of texts"
-            )
+        _texts(f"filter.{name}", getattr(filter_, name))
     with _refusing("filter", filter_):
         return pb.Filter(
             categories=filter_.categories,
@@ -335,6 +404,10 @@ def _categories(data: bytes) -> tuple[list[Category], str | None]:
         for message in response.categories
     ]
     return page, response.next_page_token or None
+
+
+def _generations(data: bytes) -> list[Generation]:
+    return [mirror(Generation, message) for message in pb.ListGenerationsResponse.FromString(data).generations]
 
 
 def _metadata(metadata: Mapping[str, pb.MetadataValue]) -> dict[str, MetadataValue]:

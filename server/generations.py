@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from indexer.datadir import DataDir
 from indexer.errors import Damaged
+from indexer.files import STAGING
 from indexer.gates import Gate, load_gates, passed
 from indexer.generation import GenerationInfo, State, gates_of, load_info, numbers, state_of
 from indexer.model import load_manifest
@@ -73,6 +74,8 @@ def _rejected_models(
 ) -> Iterator[pb.Generation]:
     made = {info.model for info in infos}
     for folder in data.models.iterdir():
+        if folder.name.startswith(STAGING):
+            continue
         with contextlib.suppress(Damaged):
             manifest = load_manifest(folder, verify=False)
             gates = load_gates(folder)

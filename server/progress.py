@@ -15,7 +15,7 @@ from server.supervisor import PROGRAMS, Supervisor
 from server.swapper import Swapper
 from server.wire import pb
 
-_FRESH_S = 15.0  # after which a program that somebody else runs, and that has said nothing since, is taken for dead
+_FRESH_S = 30.0  # after which a program that somebody else runs, and that has said nothing since, is taken for dead
 
 
 class Progress:

@@ -7,9 +7,14 @@ import click
 from clients.cli.catalogue import categories, delete, get
 from clients.cli.demo import demo
 from clients.cli.ingest import ingest
+from clients.cli.models import models
+from clients.cli.promote import promote
+from clients.cli.rollback import rollback
 from clients.cli.search import embed, search
 from clients.cli.serve import serve
 from clients.cli.status import status
+from clients.cli.train import train
+from clients.cli.watch import watch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,5 +26,8 @@ def main() -> None:
     """
 
 
-for _command in (serve, ingest, search, get, delete, categories, status, embed, demo):
+for _command in (
+    *(serve, ingest, search, get, delete, categories, status, embed, demo),
+    *(models, promote, rollback, train, watch),
+):
     main.add_command(_command)

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import queue
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from types import TracebackType
 from typing import Any, Never, Self, TypeVar
@@ -96,6 +97,8 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
     refuse(id, ...): the next writes of that id in an ingest stream are answered with that error.
     cut_after: breaks the ingest stream once it has acknowledged so many items; one number for each stream.
     gate: while it is cleared, nothing of an ingest stream is acknowledged.
+    generations: newest first; Promote and Rollback move which is live. training: the stage that is being learned.
+    tell(event, ...): the next message of every watch that is open. hang_up(): ends every watch, as a stop does.
     """
 
     def __init__(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -109,6 +112,10 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
         self.gate = threading.Event()
         self.gate.set()
         self.serving = True
+        self.generations = [fake_generation(1, pb.GENERATION_STATE_LIVE)]
+        self.training: pb.TrainingStatus | None = None
+        self.asked_for: list[list[str]] = []
+        self._watches: list[queue.SimpleQueue[str | None]] = []
         self._failures: dict[str, list[Failure]] = defaultdict(list)
         self._late: dict[str, list[Failure]] = defaultdict(list)
         self._refusals: dict[str, list[Failure]] = defaultdict(list)
@@ -134,6 +141,7 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.gate.set()
+        self.hang_up()
         self._server.stop(0).wait()
 
     def fail(self, method: str, *failures: Failure) -> None:
@@ -141,6 +149,19 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
 
     def fail_after(self, method: str, *failures: Failure) -> None:
         self._late[method] += failures
+
+    def tell(self, event: str) -> None:
+        for watch in self._watches:
+            watch.put(event)
+
+    def hang_up(self) -> None:
+        for watch in self._watches:
+            watch.put(None)
+
+    @property
+    def watched(self) -> int:
+        """Watches that have been opened."""
+        return len(self._watches)
 
     def refuse(self, item_id: str, *failures: Failure) -> None:
         self._refusals[item_id] += failures
@@ -238,10 +259,60 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
         return self._answer("Status", context, self._status)
 
-    def WatchStatus(self, request: pb.WatchStatusRequest, context: grpc.ServicerContext) -> Never:
-        self._abort(context, Failure(grpc.StatusCode.UNIMPLEMENTED))
+    def WatchStatus(
+        self, request: pb.WatchStatusRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchStatusResponse]:
+        self._check("WatchStatus", context)
+        events: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        context.add_callback(lambda: events.put(None))
+        yield pb.WatchStatusResponse(status=self._status())
+        self._watches.append(events)
+        while (event := events.get()) is not None:
+            yield pb.WatchStatusResponse(status=self._status(), event=event)
+        self._abort(context, Failure(grpc.StatusCode.UNAVAILABLE, "the server is stopping"))
 
-    ListGenerations = Promote = Rollback = StartTraining = CancelTraining = Backup = WatchStatus  # type: ignore[assignment]  # all answer the same
+    def ListGenerations(
+        self, request: pb.ListGenerationsRequest, context: grpc.ServicerContext
+    ) -> pb.ListGenerationsResponse:
+        return self._answer(
+            "ListGenerations", context, lambda: pb.ListGenerationsResponse(generations=self.generations)
+        )
+
+    def Promote(self, request: pb.PromoteRequest, context: grpc.ServicerContext) -> pb.PromoteResponse:
+        return self._answer("Promote", context, lambda: pb.PromoteResponse(generation=self._make_live(request.number)))
+
+    def Rollback(self, request: pb.RollbackRequest, context: grpc.ServicerContext) -> pb.RollbackResponse:
+        def work() -> pb.RollbackResponse:
+            previous = [each.number for each in self.generations if each.state == pb.GENERATION_STATE_PREVIOUS]
+            if not previous:
+                raise Failure(grpc.StatusCode.FAILED_PRECONDITION, "nothing to go back to", reason="NOT_READY")
+            return pb.RollbackResponse(generation=self._make_live(request.number or previous[0]))
+
+        return self._answer("Rollback", context, work)
+
+    def StartTraining(
+        self, request: pb.StartTrainingRequest, context: grpc.ServicerContext
+    ) -> pb.StartTrainingResponse:
+        def work() -> pb.StartTrainingResponse:
+            self.asked_for.append(list(request.categories))
+            self.training = pb.TrainingStatus(stage=1, categories=2, phase="training", total=10)
+            return pb.StartTrainingResponse(stage=1)
+
+        return self._answer("StartTraining", context, work)
+
+    def CancelTraining(
+        self, request: pb.CancelTrainingRequest, context: grpc.ServicerContext
+    ) -> pb.CancelTrainingResponse:
+        def work() -> pb.CancelTrainingResponse:
+            if self.training is None:
+                raise Failure(grpc.StatusCode.FAILED_PRECONDITION, "no training is under way", reason="NOT_READY")
+            stage, self.training = self.training.stage, None
+            return pb.CancelTrainingResponse(stage=stage)
+
+        return self._answer("CancelTraining", context, work)
+
+    def Backup(self, request: pb.BackupRequest, context: grpc.ServicerContext) -> Never:
+        self._abort(context, Failure(grpc.StatusCode.UNIMPLEMENTED))
 
     # ---- how it works
 
@@ -265,6 +336,19 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
     def _abort(self, context: grpc.ServicerContext, failure: Failure) -> Never:
         context.set_trailing_metadata(failure.trailers())
         context.abort(failure.code, failure.message)
+
+    def _make_live(self, number: int) -> pb.Generation:
+        found = {each.number: each for each in self.generations}
+        if number not in found:
+            failure = Failure(
+                grpc.StatusCode.NOT_FOUND, f"no generation {number}", reason="GENERATION_NOT_FOUND", got=str(number)
+            )
+            raise failure
+        for each in self.generations:
+            if each.state == pb.GENERATION_STATE_LIVE:
+                each.state = pb.GENERATION_STATE_PREVIOUS
+        found[number].state = pb.GENERATION_STATE_LIVE
+        return found[number]
 
     def _known(self, item_id: str) -> pb.StoredItem:
         if item_id not in self.items:
@@ -334,13 +418,13 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
         return response
 
     def _status(self) -> pb.StatusResponse:
-        model = pb.Model(id=MODEL, backbone="mean colours", dimension=48, image_size=4, precision="fp32")
+        live = next(each for each in self.generations if each.state == pb.GENERATION_STATE_LIVE)
+        generation = pb.Generation(delta_entries=len(self.items), index="Flat")
+        generation.MergeFrom(live)
         status = pb.StatusResponse(
             version="0.0.0",
             serving=self.serving,
-            generation=pb.Generation(
-                number=1, model=model, state=pb.GENERATION_STATE_LIVE, delta_entries=len(self.items), index="Flat"
-            ),
+            generation=generation,
             catalogue=pb.CatalogueStatus(
                 items=len(self.items),
                 categories=len({item.item.category for item in self.items.values()}),
@@ -352,9 +436,27 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
             queues=[pb.Queue(name="query", depth=0, capacity=8)],
             limits=pb.Limits(dimension=48, max_k=1000, max_batch=8, max_batch_get=MAX_BATCH_GET),
             programs=[pb.Program(name="server", pid=1, activity="serving")],
+            training=self.training,
         )
         status.started_at.GetCurrentTime()
         return status
+
+
+def fake_generation(
+    number: int, state: pb.GenerationState.ValueType, *, stages: int = 0, gates: Sequence[pb.Gate] = ()
+) -> pb.Generation:
+    """A generation of a model that has learned so many stages; model 0 is the one that embeds."""
+    model = MODEL if stages == 0 else f"{stages:x}" * 64
+    made = pb.Generation(
+        number=number,
+        model=pb.Model(id=model, backbone="mean colours", dimension=48, image_size=4, precision="fp32", stages=stages),
+        state=state,
+        gates=gates,
+    )
+    for cohort in range(stages):
+        made.recall.add(cohort=cohort, recall_at_1=0.75, probes=1200, reference=0.5)
+    made.created_at.FromJsonString("2026-11-21T12:34:56Z")
+    return made
 
 
 def embed(data: bytes) -> tuple[np.ndarray[Any, Any], Image.Image]:

@@ -278,6 +278,7 @@ def test_a_token_may_stay_on_this_machine(target: str) -> None:
         (mirrored.Limits, pb.Limits),
         (mirrored.Program, pb.Program),
         (mirrored.TrainingStatus, pb.TrainingStatus),
+        (mirrored.Event, pb.WatchStatusResponse),
     ],
     ids=lambda value: value.__name__,
 )

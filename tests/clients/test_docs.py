@@ -16,12 +16,18 @@ from clients import errors
 from clients.cli.app import to_json
 from clients.cli.ingest import Tally
 from clients.client import Client
+from clients.status import Event
 from clients.types import Acknowledgement, Category, Hit, Item, StoredItem, Timing
 from tests.clients.conftest import COLOURS, photo
 from tests.clients.fake_server import FakeServer
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "clients.md").read_text()
+REASONS = {  # of the errors that share a code with others
+    "GenerationNotFound": "GENERATION_NOT_FOUND",
+    "ModelMismatch": "MODEL_MISMATCH",
+    "NotReady": "NOT_READY",
+}
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -67,7 +73,7 @@ def test_every_error_is_in_the_table_with_its_codes() -> None:
     assert set(rows) == classes
     for name, codes in rows.items():
         for code in codes.split(", ") if codes != "-" else ():  # the client's own
-            reason = "MODEL_MISMATCH" if name == "ModelMismatch" else ""
+            reason = REASONS.get(name, "")
             assert errors.error_class(getattr(grpc.StatusCode, code), reason).__name__ == name
     assert set(rows) <= set(clients.__all__)
 
@@ -78,7 +84,13 @@ def _is_leaf(value: type) -> bool:
 
 @pytest.mark.parametrize(
     ("command", "kinds"),
-    [("search", [Hit, Timing]), ("ingest", [Acknowledgement]), ("get", [StoredItem]), ("categories", [Category])],
+    [
+        ("search", [Hit, Timing]),
+        ("ingest", [Acknowledgement]),
+        ("get", [StoredItem]),
+        ("categories", [Category]),
+        ("watch", [Event]),
+    ],
 )
 def test_the_json_of_a_command_has_the_names_that_are_listed(command: str, kinds: list[Any]) -> None:
     (row,) = re.findall(rf"^\| `{command}` \| (.*) \|$", _table("command"), re.MULTILINE)

@@ -93,8 +93,22 @@ def test_details_that_cannot_be_read_still_leave_a_typed_error(trailers: tuple[t
     assert str(error) == "INVALID_ARGUMENT"
 
 
-def test_a_failed_precondition_of_another_kind_is_no_model_mismatch() -> None:
-    assert errors.error_class(Code.FAILED_PRECONDITION, "OTHER") is errors.PreconditionFailed
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        (Code.FAILED_PRECONDITION, "MODEL_MISMATCH", errors.ModelMismatch),
+        (Code.FAILED_PRECONDITION, "NOT_READY", errors.NotReady),
+        (Code.FAILED_PRECONDITION, "OTHER", errors.PreconditionFailed),
+        (Code.NOT_FOUND, "GENERATION_NOT_FOUND", errors.GenerationNotFound),
+        (Code.NOT_FOUND, "ITEM_NOT_FOUND", errors.NotFound),
+        (Code.INTERNAL, "NOT_READY", errors.ServerFault),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_of_one_code_the_reason_says_which_error(
+    code: Code, reason: str, kind: type[errors.EverlookClientError]
+) -> None:
+    assert errors.error_class(code, reason) is kind
 
 
 def test_an_unknown_code_number_is_a_fault_of_the_server() -> None:

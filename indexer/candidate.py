@@ -65,9 +65,10 @@ def gather(catalogue: Catalogue, model: Manifest, boundary: int) -> tuple[NDArra
         old = [entry.seq for entry in chunk.entries if entry.seq <= boundary]
         if not chunk.present[: len(old)].all():
             raise NotReady(f"items up to change {boundary} have no vector of model {model.id} yet")
-        seqs[count : count + len(old)] = old
-        vectors[count : count + len(old)] = chunk.vectors[: len(old)]
-        count += len(old)
+        if old:
+            seqs[count : count + len(old)] = old
+            vectors[count : count + len(old)] = chunk.vectors[: len(old)]
+            count += len(old)
         if len(old) < len(chunk.entries):
             break
     return vectors[:count], seqs[:count]

@@ -355,6 +355,8 @@ def test_an_item_without_its_vector_is_never_left_out_of_a_generation(shop: Shop
     with pytest.raises(NotReady, match="no vector of model"):
         gather(shop.catalogue, shop.candidate, 3)
     assert gather(shop.catalogue, shop.candidate, 1)[1].tolist() == [1]
+    shop.catalogue.drop_vectors(shop.candidate.id)
+    assert gather(shop.catalogue, shop.candidate, 0)[1].tolist() == []
 
 
 def test_an_index_that_finds_what_exact_search_finds_passes() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from server.supervisor import Patience, Supervisor, commands
+from server.supervisor import Patience, Supervisor, commands, hurry
 from tests.conftest import ROOT
 from tests.server.running import settings_of, until
 
@@ -142,6 +142,22 @@ def test_a_program_that_does_not_stop_is_killed_with_all_that_it_has_started(tmp
 
     asyncio.run(run())
     assert gone(int(lines(pid)[0]))
+
+
+def test_a_program_that_is_to_stop_does_not_have_to_give_way() -> None:
+    with subprocess.Popen(["sleep", "60"]) as program:
+        try:
+            try:
+                os.sched_setscheduler(program.pid, os.SCHED_IDLE, os.sched_param(0))
+                os.sched_setscheduler(program.pid, os.SCHED_OTHER, os.sched_param(0))
+            except PermissionError:
+                pytest.skip("this user may not give it the processor back")
+            os.sched_setscheduler(program.pid, os.SCHED_IDLE, os.sched_param(0))
+            hurry(program.pid)
+            assert os.sched_getscheduler(program.pid) == os.SCHED_OTHER
+        finally:
+            program.kill()
+    hurry(program.pid)  # which is gone
 
 
 def test_control_c_of_the_servers_terminal_does_not_reach_the_programs() -> None:

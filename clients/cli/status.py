@@ -79,7 +79,8 @@ def panel(now: Status) -> RenderableType:
         restarts = f", {program.restarts} restarts" if program.restarts else ""
         facts.add_row(program.name, f"{program.activity}{f', pid {program.pid}' if program.pid else ''}{restarts}")
     if (training := now.training) is not None:
-        share = f"{training.done:,} of {training.total:,}, {_duration(training.remaining_s)} left"
+        left = f", {_duration(training.remaining_s)} left" if training.remaining_s else ""
+        share = f"{training.done:,} of {training.total:,}{left}"
         facts.add_row(
             "training", f"stage {training.stage}, {training.categories} categories, {training.phase}: {share}"
         )

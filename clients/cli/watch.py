@@ -34,7 +34,7 @@ class Screen:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._bar = Progress(
+        self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -43,39 +43,41 @@ class Screen:
             transient=True,
             disable=app.json or not app.out.is_terminal,
         )
-        self._task: TaskID = self._bar.add_task("", visible=False, total=None)
+        """What shows the phase."""
+        self._task: TaskID = self.bar.add_task("", visible=False, total=None)
         self._phase = ""
         self._began = False
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self.bar.stop()
 
     def show(self, seen: Event) -> None:
         """Shows one message of a watch."""
         if self._app.json:
             self._app.emit(seen)
             return
+        self._advance(seen.status.training)
         for line in [seen.event] if self._began else _first(seen.status):
             if line:
                 self._app.out.print(f"{datetime.datetime.now():%H:%M:%S}  {line}", markup=False, soft_wrap=True)
         self._began = True
-        self._advance(seen.status.training)
 
     def _advance(self, training: TrainingStatus | None) -> None:
         if training is None:
-            self._bar.update(self._task, visible=False)
+            self.bar.update(self._task, visible=False)
+            self.bar.refresh()
             return
         if (phase := _words(training)) != self._phase:
             self._phase = phase
-            self._bar.remove_task(self._task)
-            self._task = self._bar.add_task(phase, total=training.total or None)
-        self._bar.update(self._task, visible=True, completed=training.done, total=training.total or None)
+            self.bar.remove_task(self._task)
+            self._task = self.bar.add_task(phase, total=training.total or None)
+        self.bar.update(self._task, visible=True, completed=training.done, total=training.total or None)
 
 
 def _first(status: Status) -> Iterable[str]:

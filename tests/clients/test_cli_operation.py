@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -13,8 +14,13 @@ from typing import Any
 import grpc
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
+from clients import Client, wire
 from clients.cli import main
+from clients.cli.app import App
+from clients.cli.watch import Screen
+from clients.status import Event
 from everlook.v1 import everlook_pb2 as pb
 from tests.clients.fake_server import Failure, FakeServer, fake_generation
 from tests.clients.test_cli import command, environment
@@ -231,6 +237,35 @@ def test_a_watch_with_json_has_each_message_on_a_line(
     rest, err = process.communicate(timeout=20)
     assert (process.returncode, rest) == (1, "")
     assert err.startswith("everlook: the server is stopping; is the server running?")
+
+
+def seen(event: str, training: pb.TrainingStatus | None) -> Event:
+    message = pb.WatchStatusResponse(status=pb.StatusResponse(training=training), event=event)
+    return wire.event(message.SerializeToString())
+
+
+def test_on_a_terminal_a_bar_shows_the_phase_that_is_under_way(client: Client) -> None:
+    out = io.StringIO()
+    terminal = Console(file=out, force_terminal=True, width=100, color_system=None)
+    with Screen(App(client, False, terminal, terminal)) as screen:
+
+        def shown(event: str, training: pb.TrainingStatus | None) -> str:
+            out.seek(0)
+            out.truncate()
+            screen.show(seen(event, training))
+            screen.bar.refresh()
+            return out.getvalue()
+
+        assert "stage" not in shown("", None)
+        shows = shown("", pb.TrainingStatus(stage=1, phase="training", done=30, total=100))
+        assert "stage 1: training" in shows
+        assert "30/100" in shows
+        shows = shown("stage 1: exporting began", pb.TrainingStatus(stage=1, phase="exporting"))
+        assert "stage 1: exporting began" in shows
+        assert "0/?" in shows
+        _, line, below = shown("generation 2 is live", None).partition("generation 2 is live")
+        assert line
+        assert "0/?" not in below
 
 
 def test_a_watch_of_a_server_out_of_reach_is_one_line(everlook: Everlook, server: FakeServer) -> None:

@@ -122,7 +122,7 @@ class _GenerationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Gener
     GENERATION_STATE_CANDIDATE: _GenerationState.ValueType  # 1
     """It has not passed its gates yet."""
     GENERATION_STATE_READY: _GenerationState.ValueType  # 2
-    """It passed its gates and waits for `Promote`, since the server is told to hold."""
+    """It passed its gates so far, and waits for `Promote`, since the server is told to hold."""
     GENERATION_STATE_LIVE: _GenerationState.ValueType  # 3
     """It answers queries."""
     GENERATION_STATE_PREVIOUS: _GenerationState.ValueType  # 4
@@ -138,7 +138,7 @@ GENERATION_STATE_UNSPECIFIED: GenerationState.ValueType  # 0
 GENERATION_STATE_CANDIDATE: GenerationState.ValueType  # 1
 """It has not passed its gates yet."""
 GENERATION_STATE_READY: GenerationState.ValueType  # 2
-"""It passed its gates and waits for `Promote`, since the server is told to hold."""
+"""It passed its gates so far, and waits for `Promote`, since the server is told to hold."""
 GENERATION_STATE_LIVE: GenerationState.ValueType  # 3
 """It answers queries."""
 GENERATION_STATE_PREVIOUS: GenerationState.ValueType  # 4

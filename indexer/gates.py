@@ -38,6 +38,16 @@ class Gate:
     measured: float
     required: float
     reason: str  # in words, with the sizes of samples
+    cohort: int | None = None  # of probe recall: whose
+    probes: int = 0  # and by how many
+
+
+@dataclass(frozen=True)
+class CohortRecall:
+    """Recall@1 of a cohort's probes."""
+
+    recall: float
+    probes: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,16 @@ def failures(gates: Iterable[Gate]) -> str:
     return "; ".join(f"{gate.name}: {gate.reason}" for gate in gates if not gate.passed)
 
 
+def cohort_recall(gates: Iterable[Gate]) -> dict[int, CohortRecall]:
+    """Recall by cohort as gates have measured it, ascending; of two measurements the later."""
+    found = {
+        gate.cohort: CohortRecall(gate.measured, gate.probes)
+        for gate in gates
+        if gate.cohort is not None and gate.name == _floor(gate.cohort)
+    }
+    return dict(sorted(found.items()))
+
+
 def to_json(gates: Sequence[Gate]) -> dict[str, Any]:
     """The content of a file of gates."""
     return {"format": _FORMAT, "gates": [asdict(gate) for gate in gates]}
@@ -92,7 +112,15 @@ def from_json(raw: Any) -> tuple[Gate, ...]:
     if raw["format"] != _FORMAT:
         raise ValueError(f"its format is {raw['format']}, not {_FORMAT}")
     return tuple(
-        Gate(str(g["name"]), bool(g["passed"]), float(g["measured"]), float(g["required"]), str(g["reason"]))
+        Gate(
+            str(g["name"]),
+            bool(g["passed"]),
+            float(g["measured"]),
+            float(g["required"]),
+            str(g["reason"]),
+            None if g["cohort"] is None else int(g["cohort"]),
+            int(g["probes"]),
+        )
         for g in raw["gates"]
     )
 
@@ -112,16 +140,14 @@ def _kept(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limi
     change, error = _difference(before, after)
     beyond = change + _Z * error < -limits.most_drop
     sentence = _sentence(cohort, before, after, error, "fell by more than is allowed" if beyond else "is kept")
-    return Gate(f"old cohort {cohort}", not beyond, change, -limits.most_drop, sentence)
+    return Gate(f"old cohort {cohort}", not beyond, change, -limits.most_drop, sentence, cohort, len(after))
 
 
 def _rise(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limits: RecallLimits) -> Gate:
     change, error = _difference(before, after)
     rises = change > limits.least_rise
-    words = "rose" if rises else "did not rise"
-    return Gate(
-        f"new cohort {cohort}", rises, change, limits.least_rise, _sentence(cohort, before, after, error, words)
-    )
+    sentence = _sentence(cohort, before, after, error, "rose" if rises else "did not rise")
+    return Gate(f"new cohort {cohort}", rises, change, limits.least_rise, sentence, cohort, len(after))
 
 
 def _above_floor(cohort: int, after: NDArray[np.bool_], limits: RecallLimits) -> Gate:
@@ -129,7 +155,11 @@ def _above_floor(cohort: int, after: NDArray[np.bool_], limits: RecallLimits) ->
     _, high = wilson(int(after.sum()), len(after), _Z)
     words = "is below" if high < limits.floor else "is not below"
     reason = f"Recall@1 of cohort {cohort} {words} the floor: {recall:.3f} of {len(after)} probes, at most {high:.3f}"
-    return Gate(f"floor of cohort {cohort}", high >= limits.floor, recall, limits.floor, reason)
+    return Gate(_floor(cohort), high >= limits.floor, recall, limits.floor, reason, cohort, len(after))
+
+
+def _floor(cohort: int) -> str:
+    return f"floor of cohort {cohort}"
 
 
 def _difference(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float]:

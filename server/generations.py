@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from indexer.datadir import DataDir
 from indexer.errors import Damaged
 from indexer.files import STAGING
-from indexer.gates import Gate, load_gates, passed
+from indexer.gates import Gate, cohort_recall, load_gates, passed
 from indexer.generation import GenerationInfo, State, gates_of, load_info, numbers, state_of
 from indexer.model import load_manifest
 from server import wire
-from server.learning import Learning, cohort_recall
+from server.learning import Learning
 from server.wire import pb
 
 _STATES = {

@@ -6,20 +6,16 @@ Asked for every Status and every page of categories: what does not change any mo
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from indexer import stages
 from indexer.datadir import DataDir
 from indexer.errors import EverlookError
-from indexer.gates import Gate
+from indexer.gates import cohort_recall
 from indexer.lineage import Lineage, load_lineage
 from indexer.stages import Outcome, Training
-
-_FLOOR = re.compile(r"floor of cohort (\d+)")  # the one gate that every cohort with probes has: `indexer.gates`
-_PROBES = re.compile(r"(\d+) probes")
 
 
 @dataclass(frozen=True)
@@ -28,14 +24,6 @@ class Record:
 
     training: Training
     outcome: Outcome | None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Recall@1 of one cohort, and of how many probes."""
-
-    recall: float
-    probes: int
 
 
 class Learning:
@@ -87,13 +75,3 @@ class Learning:
                 if measured is not None:
                     found[record.training.stage] = measured.recall
         return found
-
-
-def cohort_recall(gates: Iterable[Gate]) -> dict[int, Measured]:
-    """Recall by cohort as gates measured it, ascending; of two measurements the later."""
-    found = {}
-    for gate in gates:
-        cohort, probes = _FLOOR.fullmatch(gate.name), _PROBES.search(gate.reason)
-        if cohort is not None and probes is not None:
-            found[int(cohort[1])] = Measured(gate.measured, int(probes[1]))
-    return dict(sorted(found.items()))

@@ -11,7 +11,18 @@ import pytest
 from numpy.typing import NDArray
 
 from indexer.errors import ModelDamaged
-from indexer.gates import Gate, RecallLimits, failures, from_json, load_gates, passed, recall_gates, to_json
+from indexer.gates import (
+    CohortRecall,
+    Gate,
+    RecallLimits,
+    cohort_recall,
+    failures,
+    from_json,
+    load_gates,
+    passed,
+    recall_gates,
+    to_json,
+)
 
 LIMITS = RecallLimits(most_drop=0.02, least_rise=0.0, floor=0.1)
 GATES = (Gate("old cohort 0", True, -0.01, -0.02, "it is kept"), Gate("new cohort 1", False, -0.5, 0.0, "it fell"))
@@ -138,3 +149,14 @@ def test_another_content_is_refused_with_the_files_name(content: str, tmp_path: 
     (tmp_path / "gates.json").write_text(content)
     with pytest.raises(ModelDamaged, match=r"gates\.json cannot be read"):
         load_gates(tmp_path)
+
+
+def test_recall_by_cohort_is_what_the_gates_of_its_floor_measured() -> None:
+    def measured(**found: int) -> list[Gate]:
+        probes = {int(cohort[1:]): np.arange(40) < count for cohort, count in found.items()}
+        return recall_gates(probes, probes, 1, RecallLimits())
+
+    first, later = measured(c0=30, c1=5), measured(c1=20)
+    assert cohort_recall(first) == {0: CohortRecall(0.75, 40), 1: CohortRecall(0.125, 40)}
+    assert cohort_recall([*first, *later]) == {0: CohortRecall(0.75, 40), 1: CohortRecall(0.5, 40)}
+    assert cohort_recall([Gate("export parity", True, 1.0, 0.9999, "it is the same")]) == {}

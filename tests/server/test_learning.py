@@ -18,7 +18,7 @@ from indexer.generation import GenerationInfo, publish_generation, set_live, wri
 from indexer.index import Segment
 from indexer.programs import Activity, Reporter, read_activity
 from server.generations import listed
-from server.learning import Learning, Measured, cohort_recall
+from server.learning import Learning
 from server.metrics import Metrics
 from server.progress import Progress
 from server.supervisor import Child, Supervisor
@@ -102,13 +102,6 @@ def test_a_training_that_cannot_be_read_hides_no_other(data: DataDir) -> None:
     running = Learning(data).running()
     assert running is not None
     assert running.number == 1
-
-
-def test_recall_is_read_out_of_the_gates_that_measured_it() -> None:
-    gates = measured(1, {0: (30, 40), 1: (5, 8)})
-    assert cohort_recall(gates) == {0: Measured(0.75, 40), 1: Measured(0.625, 8)}
-    assert cohort_recall([*gates, *measured(1, {1: (7, 8)})]) == {0: Measured(0.75, 40), 1: Measured(0.875, 8)}
-    assert cohort_recall([]) == {}
 
 
 def test_the_reference_of_a_cohort_is_its_recall_when_its_stage_was_published(data: DataDir) -> None:

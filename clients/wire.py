@@ -45,6 +45,7 @@ from everlook.v1 import everlook_pb2 as pb
 
 T = TypeVar("T")
 
+TEACHING_PATIENCE_S = 150.0  # a trainer that gives way on a busy machine takes its time to begin, and to stop
 SWAP_PATIENCE_S = 600.0  # a generation that is made live has first to catch up with what came since
 
 
@@ -184,14 +185,26 @@ def start_training(categories: Iterable[str]) -> Call[int]:
     with _refusing("categories", chosen):
         message = pb.StartTrainingRequest(categories=chosen)
     path = _path("Admin", "StartTraining")
-    return Call(path, message, lambda data: pb.StartTrainingResponse.FromString(data).stage, once=True)
+    return Call(
+        path,
+        message,
+        lambda data: pb.StartTrainingResponse.FromString(data).stage,
+        once=True,
+        patience_s=TEACHING_PATIENCE_S,
+    )
 
 
 def cancel_training() -> Call[int]:
     """The stage whose training was stopped."""
     path = _path("Admin", "CancelTraining")
     message = pb.CancelTrainingRequest()
-    return Call(path, message, lambda data: pb.CancelTrainingResponse.FromString(data).stage, once=True)
+    return Call(
+        path,
+        message,
+        lambda data: pb.CancelTrainingResponse.FromString(data).stage,
+        once=True,
+        patience_s=TEACHING_PATIENCE_S,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- watch

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 _LOOK_EVERY_S = 0.5
 _PROGRESS_EVERY_S = 1.0
-_BEGIN_WITHIN_S = 15.0  # a trainer looks for requests every few seconds
+_BEGIN_WITHIN_S = 120.0  # it looks every few seconds, and on a busy machine torch takes its time to load
 _TO_ANSWER_S = 0.5  # before the caller's deadline, so that it is told why
 
 

@@ -630,7 +630,7 @@ class AdminServicer:
 
     def StartTraining(self, request, context):
         """Trains the waiting categories now, ripe or not, and answers when that has begun. NOT_READY when a training is under
-        way or no trainer runs; UNAVAILABLE when the trainer did not begin within 15 seconds, and then will not.
+        way or no trainer runs; UNAVAILABLE when the trainer did not begin within two minutes, and then will not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

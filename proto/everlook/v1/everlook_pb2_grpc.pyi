@@ -260,7 +260,7 @@ class AdminStub:
     """
     StartTraining: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.StartTrainingRequest, _everlook_pb2.StartTrainingResponse]
     """Trains the waiting categories now, ripe or not, and answers when that has begun. NOT_READY when a training is under
-    way or no trainer runs; UNAVAILABLE when the trainer did not begin within 15 seconds, and then will not.
+    way or no trainer runs; UNAVAILABLE when the trainer did not begin within two minutes, and then will not.
     """
     CancelTraining: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.CancelTrainingRequest, _everlook_pb2.CancelTrainingResponse]
     """Stops the training that is under way, and answers when it has stopped; the served generation stays as it is.
@@ -293,7 +293,7 @@ class AdminAsyncStub(AdminStub):
     """
     StartTraining: _aio.UnaryUnaryMultiCallable[_everlook_pb2.StartTrainingRequest, _everlook_pb2.StartTrainingResponse]  # type: ignore[assignment]
     """Trains the waiting categories now, ripe or not, and answers when that has begun. NOT_READY when a training is under
-    way or no trainer runs; UNAVAILABLE when the trainer did not begin within 15 seconds, and then will not.
+    way or no trainer runs; UNAVAILABLE when the trainer did not begin within two minutes, and then will not.
     """
     CancelTraining: _aio.UnaryUnaryMultiCallable[_everlook_pb2.CancelTrainingRequest, _everlook_pb2.CancelTrainingResponse]  # type: ignore[assignment]
     """Stops the training that is under way, and answers when it has stopped; the served generation stays as it is.
@@ -359,7 +359,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_everlook_pb2.StartTrainingResponse, _abc.Awaitable[_everlook_pb2.StartTrainingResponse]]:
         """Trains the waiting categories now, ripe or not, and answers when that has begun. NOT_READY when a training is under
-        way or no trainer runs; UNAVAILABLE when the trainer did not begin within 15 seconds, and then will not.
+        way or no trainer runs; UNAVAILABLE when the trainer did not begin within two minutes, and then will not.
         """
 
     @_abc_1.abstractmethod

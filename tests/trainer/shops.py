@@ -74,9 +74,12 @@ class Shop:
 
     def go_live(self, model: str) -> None:
         """As server and indexer do it, with an index of nothing."""
-        segment = Segment.build(np.empty((0, DIMENSION), np.float32), np.empty(0, np.uint64))
-        set_live(self.data, publish_generation(self.data, model, 0, segment).number)
+        set_live(self.data, publish_generation(self.data, model, 0, empty_segment()).number)
         self.model = model
+
+
+def empty_segment() -> Segment:
+    return Segment.build(np.empty((0, DIMENSION), np.float32), np.empty(0, np.uint64))
 
 
 def open_shop(root: Path) -> Shop:
@@ -84,14 +87,19 @@ def open_shop(root: Path) -> Shop:
     data = DataDir(root)
     data.create()
     shop = Shop(data, Catalogue.open(data.catalogue_url), "")
-    shop.go_live(first_model(data.models).id)
+    shop.go_live(first_model(data.models, blind()).id)
     return shop
 
 
-def first_model(models: Path) -> Manifest:
-    network = create_network("tiny", SIDE, seed=0)
+def blind(seed: int = 0) -> EmbeddingNetwork:
+    """A network that sees only blue."""
+    network = create_network("tiny", SIDE, seed=seed)
     with torch.no_grad():
         network.backbone.get_parameter("0.weight")[:, :2] = 0
+    return network
+
+
+def first_model(models: Path, network: EmbeddingNetwork) -> Manifest:
     return publish_model(
         models,
         export.writer(network, quick_onnx(network, SIDE)),

@@ -11,36 +11,39 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainer.allocator import keep_freed_memory
+from trainer.allocator import give_back_memory, keep_freed_memory
 
-# In a process of its own, for it cannot be undone: what is said, and the MiB that stay when 64 are freed.
+# In a process of its own: what is said, and the MiB that stay when 64 are freed, and when they are given back.
 CHILD = """
 import pathlib, resource
-from trainer.allocator import keep_freed_memory
+from trainer.allocator import give_back_memory, keep_freed_memory
 def mib():
     pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * resource.getpagesize() / 2**20
 said, before = keep_freed_memory() if KEEP else None, mib()
 held = b"1" * (64 << 20)
 del held
-print(said, round(mib() - before))
+kept = mib()
+give_back_memory()
+print(said, round(kept - before), round(mib() - before))
 """
 
 
-def answer(keep: bool) -> tuple[str, int]:
+def answer(keep: bool) -> tuple[str, int, int]:
     done = subprocess.run(
         [sys.executable, "-c", CHILD.replace("KEEP", str(keep))], capture_output=True, text=True, check=True
     )
-    said, kept = done.stdout.split()
-    return said, int(kept)
+    said, kept, left = done.stdout.split()
+    return said, int(kept), int(left)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc")
-def test_with_glibc_what_is_freed_is_kept_and_it_says_so() -> None:
+def test_with_glibc_what_is_freed_is_kept_until_it_is_given_back_and_it_says_so() -> None:
     assert answer(keep=False)[1] < 32
-    said, kept = answer(keep=True)
+    said, kept, left = answer(keep=True)
     assert said == "True"
     assert kept > 60
+    assert left < 8
 
 
 def libc(*results: int) -> Callable[[object], SimpleNamespace]:
@@ -62,6 +65,15 @@ def test_on_another_system_nothing_is_asked_for(system: str, monkeypatch: pytest
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("it looked for a libc"))
     assert keep_freed_memory() is False
+
+
+@pytest.mark.parametrize("found", [without_libc, without_mallopt], ids=["no libc", "a libc without malloc_trim"])
+def test_where_nothing_is_kept_nothing_is_given_back(
+    found: Callable[[object], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", found)
+    give_back_memory()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from indexer.gates import Gate, from_json, to_json
 from indexer.probes import is_probe
 
 PHOTOS: Final = "photos"
+OVERTAKEN: Final = "another model went live meanwhile than the one that it was taught from"  # why it was cancelled
 
 _STAGE: Final = "stage.json"
 _OUTCOME: Final = "outcome.json"
@@ -297,13 +298,14 @@ def has_ended(data: DataDir, number: int) -> bool:
 def tried_in_vain(data: DataDir, learned: Collection[str]) -> set[str]:
     """Categories that a training was given and that the served model has not learned all the same.
 
-    Of a training that cannot be read nothing is known.
+    Not those of a training that was overtaken: it says nothing of them. Nor those of one that cannot be read.
     """
     tried = set[str]()
     for number in numbers(data):
         with contextlib.suppress(EverlookError):
             training, outcome = load(data, number)
-            tried.update(training.categories if outcome else ())
+            if outcome and outcome.reason != OVERTAKEN:
+                tried.update(training.categories)
     return tried.difference(learned)
 
 

@@ -225,6 +225,7 @@ class _Teaching:
 
     def do(self) -> Manifest:
         """Publishes the candidate."""
+        self._check_base()
         began, training = time.monotonic(), self._training
         base, stage = load_base(self._data, training), training_stage(self._folder, training)
         kept = self._recipe(base, stage)
@@ -348,7 +349,7 @@ class _Teaching:
     def _check_base(self) -> None:
         """Errors: Cancelled."""
         if live_model(self._data) != self._training.base:
-            raise Cancelled("another model went live meanwhile than the one that it was taught from")
+            raise Cancelled(stages.OVERTAKEN)
 
     def _publish(
         self,

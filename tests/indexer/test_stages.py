@@ -386,6 +386,13 @@ class TestTriedInVain:
         assert stages.tried_in_vain(data, ()) == {"kiwis", "pears"}
         assert stages.tried_in_vain(data, ["kiwis"]) == {"pears"}
 
+    def test_one_that_was_overtaken_says_nothing(self, data: DataDir, catalogue: Catalogue) -> None:
+        fill(catalogue)
+        stages.end(data, begun(data, catalogue), Outcome("cancelled", stages.OVERTAKEN))
+        assert stages.tried_in_vain(data, ()) == set()
+        stages.end(data, begun(data, catalogue), Outcome("cancelled", "an operator asked for it"))
+        assert stages.tried_in_vain(data, ()) == {"kiwis", "pears"}
+
     def test_one_that_cannot_be_read_says_nothing(self, data: DataDir, catalogue: Catalogue) -> None:
         fill(catalogue)
         stages.end(data, begun(data, catalogue), Outcome("failed", "x"))

@@ -35,8 +35,8 @@ def graph() -> bytes:
     draw = np.random.default_rng(0)
 
     def weight(*shape: int) -> NDArray[np.float32]:
-        scale = float(np.prod(shape[1:])) ** -0.5
-        return (draw.standard_normal(shape) * scale).astype(np.float32)
+        drawn: NDArray[np.float32] = draw.standard_normal(shape, np.float32) / np.float32(np.sqrt(np.prod(shape[1:])))
+        return drawn
 
     weights = {
         "stem": weight(CHANNELS, 3, 3, 3),

@@ -314,15 +314,25 @@ class TestCancelled:
         assert (outcome.state, outcome.reason) == ("cancelled", "an operator asked for it")
         assert [path.name for path in shop.data.models.iterdir()] == [shop.model[:16]]
 
-    def test_another_model_went_live_meanwhile(self, shop: Shop) -> None:
+    @pytest.mark.parametrize("during", [True, False], ids=["while it trains", "before it goes on"])
+    def test_another_model_went_live_meanwhile(self, during: bool, shop: Shop) -> None:
         training = shop.begin()
-        network = create_network("tiny", SIDE, seed=7)
-        other = shops.first_model(shop.data.models, network)
-        shop.go_live(other.id)
-        outcome = taught(shop, training)
+        other = shops.first_model(shop.data.models, create_network("tiny", SIDE, seed=7))
+
+        class Promoting(Watcher):
+            def tell(self, phase: str, done: int, total: int, **more: Any) -> None:
+                super().tell(phase, done, total)
+                if (phase, done) == ("training", 3):
+                    shop.go_live(other.id)
+
+        if not during:
+            shop.go_live(other.id)
+        watcher = Promoting()
+        outcome = taught(shop, training, watcher=watcher)
         assert outcome.state == "cancelled"
         assert outcome.reason == "another model went live meanwhile than the one that it was taught from"
         assert len(list(shop.data.models.iterdir())) == 2
+        assert bool(watcher.told) is during
 
 
 class TestRejected:

@@ -91,7 +91,7 @@ def index_gates(segment: Segment, vectors: NDArray[np.float32], threads: int = 1
     least = np.sort(true_scores, axis=1)[:, -wanted, None]
     scores = _scores(vectors, queries, found)
     good: NDArray[np.intp] = np.sum((scores >= least - _TIE) & (found != rows[:, None]), axis=1)
-    shares = np.minimum(good, wanted).astype(np.float64) / wanted
+    shares = good.clip(max=wanted) / wanted
     itself = (scores >= cosine(queries, queries)[:, None] - _TIE).any(axis=1)  # or a twin, which is as good
     return [
         _gate("index recall", shares, f"recall@{wanted} of {segment.kind} by exact search"),

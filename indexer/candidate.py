@@ -90,9 +90,10 @@ def index_gates(segment: Segment, vectors: NDArray[np.float32], threads: int = 1
     true_scores = np.where(truth == rows[:, None], -np.inf, _scores(vectors, queries, truth))
     least = np.sort(true_scores, axis=1)[:, -wanted, None]
     scores = _scores(vectors, queries, found)
-    good: NDArray[np.intp] = np.sum((scores >= least - _TIE) & (found != rows[:, None]), axis=1)
+    good = np.sum((scores >= least - _TIE) & (found != rows[:, None]), axis=1)
     shares = good.clip(max=wanted) / wanted
-    itself = (scores >= cosine(queries, queries)[:, None] - _TIE).any(axis=1)  # or a twin, which is as good
+    least_self = cosine(queries, queries)[:, None] - _TIE
+    itself: NDArray[np.bool_] = (scores >= least_self).any(axis=1)  # or a twin, which is as good
     return [
         _gate("index recall", shares, f"recall@{wanted} of {segment.kind} by exact search"),
         _gate("index items", itself.astype(np.float64), f"items that find themselves in {segment.kind}"),

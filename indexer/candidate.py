@@ -92,8 +92,7 @@ def index_gates(segment: Segment, vectors: NDArray[np.float32], threads: int = 1
     scores = _scores(vectors, queries, found)
     good = np.sum((scores >= least - _TIE) & (found != rows[:, None]), axis=1)
     shares = good.clip(max=wanted) / wanted
-    least_self = cosine(queries, queries)[:, None] - _TIE
-    itself: NDArray[np.bool_] = (scores >= least_self).any(axis=1)  # or a twin, which is as good
+    itself = scores.max(axis=1) >= cosine(queries, queries) - _TIE  # or a twin, which is as good
     return [
         _gate("index recall", shares, f"recall@{wanted} of {segment.kind} by exact search"),
         _gate("index items", itself.astype(np.float64), f"items that find themselves in {segment.kind}"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from indexer.catalogue import Catalogue
 from indexer.encoder import Encoder
 from indexer.errors import ItemNotFound
-from indexer.images import ImageLimits, preprocess
+from indexer.images import ACCEPTED, preprocess
 
 BATCH: Final = 32
 
@@ -19,10 +19,11 @@ Vectors = dict[str, NDArray[np.float32]]
 """By the SHA-256 of the photo."""
 
 
-def embed(catalogue: Catalogue, encoder: Encoder, shas: Sequence[str], limits: ImageLimits) -> Vectors:
+def embed(catalogue: Catalogue, encoder: Encoder, shas: Sequence[str]) -> Vectors:
     """The vectors of these photos; those that no item shows any more are left out.
 
-    Errors: CatalogueDamaged when a photo is not what was stored; ImageUnreadable, ImageTooLarge.
+    Errors: CatalogueDamaged when a photo is not what was stored; ImageUnreadable, ImageTooLarge where Pillow decodes no
+    longer what it once did.
     """
     pixels = {}
     for sha256 in shas:
@@ -30,7 +31,7 @@ def embed(catalogue: Catalogue, encoder: Encoder, shas: Sequence[str], limits: I
             photo = catalogue.photo(sha256)
         except ItemNotFound:
             continue
-        pixels[sha256] = preprocess(photo.data, encoder.manifest.preprocessing, limits)[0]
+        pixels[sha256] = preprocess(photo.data, encoder.manifest.preprocessing, ACCEPTED)[0]
     if not pixels:
         return {}
     return dict(zip(pixels, encoder.encode(np.stack(list(pixels.values()))), strict=True))
@@ -39,7 +40,6 @@ def embed(catalogue: Catalogue, encoder: Encoder, shas: Sequence[str], limits: I
 def embed_missing(
     catalogue: Catalogue,
     encoder: Encoder,
-    limits: ImageLimits,
     store: Callable[[str, Vectors], object],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
@@ -50,5 +50,5 @@ def embed_missing(
     missing = list(catalogue.missing_vectors(encoder.manifest.id))
     for start in range(0, len(missing), BATCH):
         progress(start, len(missing))
-        store(encoder.manifest.id, embed(catalogue, encoder, missing[start : start + BATCH], limits))
+        store(encoder.manifest.id, embed(catalogue, encoder, missing[start : start + BATCH]))
     return len(missing)

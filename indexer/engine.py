@@ -49,7 +49,6 @@ from indexer.generation import (
     set_live,
     sweep_generations,
 )
-from indexer.images import ImageLimits
 from indexer.index import Gallery, Segment
 from indexer.live import LiveGallery
 from indexer.merging import Merger, MergeRule
@@ -75,7 +74,6 @@ class Options:
     """Delta or tombstones, as a share of the main segment, from which a merge begins."""
     keep_generations: int = 2
     """Generations to go back to, the live one included: the newest of each model that was live."""
-    image_limits: ImageLimits = field(default_factory=ImageLimits)
     capacity: Capacity = field(default_factory=Capacity)
     on_merge: Callable[[bool], None] = lambda ok: None
     """Told after each merge whether it ended well; called in the merging thread."""
@@ -116,7 +114,7 @@ class Engine:
             stack.enter_context(self._committer)
             self._heal(generation.encoder)
             gallery = Gallery.open(generation.segment, self._entries(generation), seq=self.catalogue.last_seq)
-            self._gallery = LiveGallery(self.catalogue, generation, gallery, options.image_limits)
+            self._gallery = LiveGallery(self.catalogue, generation, gallery)
             self._merger = Merger(
                 self.data,
                 self._gallery,
@@ -135,7 +133,6 @@ class Engine:
                 devices,
                 options.encoder_threads,
                 options.keep_generations,
-                options.image_limits,
             )
             stack.callback(self._promoter.close)
             self._stack = stack.pop_all()
@@ -252,7 +249,6 @@ class Engine:
         embedded = embed_missing(
             self.catalogue,
             encoder,
-            self._options.image_limits,
             lambda model, vectors: self._committer.store_vectors(model, vectors).result(),
         )
         if embedded:

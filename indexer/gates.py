@@ -145,7 +145,7 @@ def _kept(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limi
 
 def _rise(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limits: RecallLimits) -> Gate:
     change, error = _difference(before, after)
-    rises = change > limits.least_rise
+    rises = change > limits.least_rise or (bool(after.all()) and change >= 0)  # above all there is no more
     sentence = _sentence(cohort, before, after, error, "rose" if rises else "did not rise")
     return Gate(f"new cohort {cohort}", rises, change, limits.least_rise, sentence, cohort, len(after))
 

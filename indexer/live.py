@@ -6,6 +6,7 @@ way.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from indexer.catalogue import Applied, Catalogue
 from indexer.embedding import embed
 from indexer.encoder import Encoder
+from indexer.errors import StorageFull
 from indexer.generation import Generation, Live, Serving
-from indexer.images import ImageLimits
 from indexer.index import Change, Gallery, Removal, Upsert, View
 
 
@@ -33,10 +34,9 @@ class Rebuild:
 class LiveGallery:
     """The gallery, the one reference to what is served, and at most one rebuild at a time."""
 
-    def __init__(self, catalogue: Catalogue, generation: Generation, gallery: Gallery, limits: ImageLimits) -> None:
+    def __init__(self, catalogue: Catalogue, generation: Generation, gallery: Gallery) -> None:
         self._catalogue = catalogue
         self._gallery = gallery
-        self._limits = limits
         self._rebuild: Rebuild | None = None
         self.live = Live(Serving(generation, gallery.view))
         self.upcoming: Encoder | None = None
@@ -98,11 +98,12 @@ class LiveGallery:
         At most what workers had in hand at that moment; everything else is encoded before it gets here.
         """
         made = self._catalogue.vectors(encoder.manifest.id, [sha256])
-        found = made or embed(self._catalogue, encoder, [sha256], self._limits)
+        found = made or embed(self._catalogue, encoder, [sha256])
         if sha256 not in found:
             # A later change of the same transaction has removed all that shows the photo: this entry is dead already.
             anything = np.zeros(encoder.manifest.dimension, np.float32)
             anything[0] = 1
             return anything
-        self._catalogue.store_vectors(encoder.manifest.id, found)
+        with contextlib.suppress(StorageFull):  # one that is missing is made again at the next start
+            self._catalogue.store_vectors(encoder.manifest.id, found)
         return found[sha256]

@@ -42,7 +42,6 @@ from indexer.generation import (
     state_of,
     write_verdict,
 )
-from indexer.images import ImageLimits
 from indexer.index import Gallery, SearchParams, View
 from indexer.lineage import load_lineage
 from indexer.live import LiveGallery, Rebuild
@@ -72,7 +71,6 @@ class Promoter:
     threads: int
     """As in `Encoder.load`."""
     keep_generations: int
-    image_limits: ImageLimits
     _one: threading.Lock = field(default_factory=threading.Lock, init=False)
     _closing: bool = field(default=False, init=False)
 
@@ -162,7 +160,6 @@ class Promoter:
         embed_missing(
             self.catalogue,
             encoder,
-            self.image_limits,
             lambda model, vectors: self.committer.store_vectors(model, vectors).result(),
             told,
         )

@@ -33,7 +33,6 @@ from indexer.embedding import Vectors, embed
 from indexer.encoder import Encoder
 from indexer.errors import CatalogueDamaged, EverlookError, InvalidField, InvalidInput, NotServing
 from indexer.generation import GenerationInfo
-from indexer.images import ACCEPTED
 from indexer.model import Manifest
 from indexer.priority import give_way
 
@@ -229,7 +228,7 @@ class Hand:
         self.sleep(getattr(self._of_thread, "rest_s", 0.0))
         began = self.clock()
         try:
-            return Embedded(embed(self.catalogue, self.encoder, shas, ACCEPTED), {})
+            return Embedded(embed(self.catalogue, self.encoder, shas), {})
         except (CatalogueDamaged, InvalidInput):
             return self._one_by_one(shas)
         finally:
@@ -240,7 +239,7 @@ class Hand:
         unreadable = {}
         for sha256 in shas:
             try:
-                vectors |= embed(self.catalogue, self.encoder, [sha256], ACCEPTED)
+                vectors |= embed(self.catalogue, self.encoder, [sha256])
             except (CatalogueDamaged, InvalidInput) as error:
                 unreadable[sha256] = error.message
         return Embedded(vectors, unreadable)

@@ -222,7 +222,6 @@ def engine_options(settings: Settings, metrics: Metrics, on_failure: Callable[[B
         merge_min_entries=settings.merge_min_entries,
         merge_ratio=settings.merge_ratio,
         keep_generations=settings.keep_generations,
-        image_limits=image_limits(settings),
         # The budget before it bounds writes with photos; this leaves room beside them for deletions and small changes.
         capacity=Capacity(max_changes=2 * settings.ingest_queue, max_bytes=2 * settings.ingest_queue_bytes),
         on_merge=lambda ok: metrics.merges.labels(result="ok" if ok else "failed").inc(),

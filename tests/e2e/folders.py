@@ -15,7 +15,6 @@ from indexer.embedding import embed_missing
 from indexer.encoder import Encoder
 from indexer.files import STAGING
 from indexer.generation import GenerationInfo, live_model, publish_generation
-from indexer.images import ImageLimits
 from indexer.index import Segment
 from indexer.lineage import Lineage
 from tests.indexer.tiny_model import write_tiny_model
@@ -40,7 +39,7 @@ def publish_candidate(data: DataDir, catalogue: Catalogue, seed: int, *cohorts: 
     lineage = Lineage(live_model(data) or "", 1, cohorts)
     model = write_tiny_model(data.models, seed=seed, dimension=(32, 16)[seed % 2], lineage=lineage)
     encoder = Encoder.load(data.model(model.id), detect(), 1)
-    embed_missing(catalogue, encoder, ImageLimits(), catalogue.store_vectors)
+    embed_missing(catalogue, encoder, catalogue.store_vectors)
     seq = catalogue.last_seq
     pairs = [(entry.seq, vector) for chunk in catalogue.entries_with_vectors(model.id) for entry, vector in chunk]
     vectors = np.array([vector for _, vector in pairs], np.float32).reshape(-1, model.dimension)

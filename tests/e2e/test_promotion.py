@@ -160,8 +160,9 @@ def test_a_photo_that_comes_and_goes_in_one_transaction_needs_no_vector(engine: 
     holding = engine._committer.run(lambda: blocked.wait(WAIT_S))
     writes = [engine.submit(change) for change in (Put("brief", "shelf", {}, shown), Delete("brief"))]
     blocked.set()
-    for each in (holding, *writes):
-        each.result(WAIT_S)
+    assert holding.result(WAIT_S)
+    for write in writes:
+        write.result(WAIT_S)
     assert "brief" not in found(engine)
     put(engine, 31)
     check_vectors(engine)

@@ -153,10 +153,10 @@ def test_promises_1_2_3_4_and_8_hold_in_a_storm_of_swaps(data: Path, server: Ser
             if swap % 2 == 0:
                 listed = stubs.admin.ListGenerations(pb.ListGenerationsRequest(), timeout=TIMEOUT_S).generations
                 newest = max(each.number for each in listed if each.model.id == candidate)
-                answer = stubs.admin.Promote(pb.PromoteRequest(number=newest), timeout=TIMEOUT_S)
+                went_live = stubs.admin.Promote(pb.PromoteRequest(number=newest), timeout=TIMEOUT_S).generation
             else:
-                answer = stubs.admin.Rollback(pb.RollbackRequest(), timeout=TIMEOUT_S)
-            live.append(answer.generation.model.id)
+                went_live = stubs.admin.Rollback(pb.RollbackRequest(), timeout=TIMEOUT_S).generation
+            live.append(went_live.model.id)
             time.sleep(0.15)
     storm.over.set()
     for thread in threads:

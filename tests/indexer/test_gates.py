@@ -160,3 +160,10 @@ def test_recall_by_cohort_is_what_the_gates_of_its_floor_measured() -> None:
     assert cohort_recall(first) == {0: CohortRecall(0.75, 40), 1: CohortRecall(0.125, 40)}
     assert cohort_recall([*first, *later]) == {0: CohortRecall(0.75, 40), 1: CohortRecall(0.5, 40)}
     assert cohort_recall([Gate("export parity", True, 1.0, 0.9999, "it is the same")]) == {}
+
+
+def test_a_new_cohort_that_is_found_whole_need_not_rise() -> None:
+    whole = {0: np.ones(20, np.bool_)}
+    assert passed(recall_gates(whole, whole, 0, LIMITS))
+    almost = {0: np.arange(20) < 19}
+    assert not passed(recall_gates(almost, almost, 0, LIMITS))

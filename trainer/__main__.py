@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from indexer.datadir import DataDir
 from indexer.errors import EverlookError, InvalidInput
 from indexer.gates import RecallLimits
+from indexer.parent import end_with_parent
 from indexer.stages import StageRule
 from trainer import program
 from trainer.program import Settings
@@ -68,7 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_options(run: argparse.ArgumentParser) -> None:
     rule, recipe, limits = StageRule(), Recipe(), RecallLimits()
     run.add_argument("--data", type=Path, required=True, metavar="DIR", help="the server's data directory")
-    run.add_argument("--database-url", metavar="URL", help="of the catalogue (SQLite in the data directory)")
+    run.add_argument(
+        "--database-url",
+        default=os.environ.get("EVERLOOK_DATABASE_URL"),
+        metavar="URL",
+        help="of the catalogue ($EVERLOOK_DATABASE_URL, or SQLite in the data directory)",
+    )
     run.add_argument("--once", action="store_true", help="end after one training, or at once when no stage is ripe")
     add = run.add_argument_group("when a stage is ripe").add_argument
     add(
@@ -168,6 +175,7 @@ def _run(options: argparse.Namespace) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     recipe = Recipe(**of(Recipe), limits=RecallLimits(**of(RecallLimits)))
+    end_with_parent(os.environ)
     return program.main(Settings(**of(Settings), recipe=recipe, rule=StageRule(**of(StageRule))))
 
 

@@ -173,7 +173,8 @@ def _run(options: argparse.Namespace) -> int:
     def of(kind: Any) -> dict[str, Any]:
         return {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("trainer").setLevel(logging.INFO)  # of the exporter and the quantiser only warnings
     recipe = Recipe(**of(Recipe), limits=RecallLimits(**of(RecallLimits)))
     end_with_parent(os.environ)
     return program.main(Settings(**of(Settings), recipe=recipe, rule=StageRule(**of(StageRule))))

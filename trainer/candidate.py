@@ -23,7 +23,7 @@ from indexer.embedding import Vectors
 from indexer.encoder import Encoder
 from indexer.errors import ItemNotFound
 from indexer.gates import Gate, RecallLimits, recall_gates
-from indexer.images import preprocess
+from indexer.images import ACCEPTED, preprocess
 from indexer.model import ONNX, Manifest, Preprocessing, publish_model
 from trainer import export, probing, quantise
 from trainer.network import EmbeddingNetwork
@@ -123,7 +123,7 @@ class Measure:
                 data = self.catalogue.photo(probe.sha256).data
             except ItemNotFound:
                 continue
-            others.append(preprocess(data, self.served.preprocessing, probing.LIMITS)[0])
+            others.append(preprocess(data, self.served.preprocessing, ACCEPTED)[0])
         return np.concatenate([own, np.stack(others)]) if others else own
 
     def _int8_gate(self, fp32: Vectors, int8: Vectors) -> Gate | None:
@@ -133,7 +133,7 @@ class Measure:
             return None
         change = float(after.mean() - before.mean())
         reason = f"Recall@1 of {len(before)} probes: {before.mean():.3f} in fp32, {after.mean():.3f} in int8"
-        return Gate("int8 recall", change >= LEAST_INT8_CHANGE, change, LEAST_INT8_CHANGE, reason)
+        return Gate("int8 recall", change >= LEAST_INT8_CHANGE, change, LEAST_INT8_CHANGE, reason, probes=len(before))
 
     def _found(self, *models: Vectors) -> list[dict[int, NDArray[np.bool_]]]:
         """By cohort, for each of these models, of the same probes: items may go while vectors are made."""
@@ -181,5 +181,5 @@ def _spread(stage: TrainingStage, count: int, preprocessing: Preprocessing) -> N
     pixels = []
     for index in sorted({i * len(stage) // count for i in range(count)}):
         with naming(stage.name(index)):
-            pixels.append(preprocess(stage.read(index), preprocessing)[0])
+            pixels.append(preprocess(stage.read(index), preprocessing, ACCEPTED)[0])
     return np.stack(pixels)

@@ -9,11 +9,8 @@ Written through `indexer.model.publish_model`, whose table says what a crash lea
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -102,18 +99,6 @@ def writer(network: EmbeddingNetwork, model: bytes) -> Callable[[Path], None]:
         (folder / WEIGHTS).write_bytes(weights(network))
 
     return write
-
-
-@contextlib.contextmanager
-def publishing(models: Path) -> Iterator[None]:
-    """Holds the right to publish models in a folder, and to sweep what killed publishers left there."""
-    models.mkdir(parents=True, exist_ok=True)
-    fd = os.open(models, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def load_network(folder: Path) -> EmbeddingNetwork:

@@ -16,6 +16,7 @@ from indexer.errors import InvalidField
 from indexer.model import Manifest, Preprocessing, publish_model
 from trainer import backbones, export, heads, photos
 from trainer.network import DIMENSION, EmbeddingNetwork
+from trainer.publishing import publishing
 
 HeadName = Literal["orthogonal", "pca"]
 HEADS: Final[tuple[HeadName, ...]] = get_args(HeadName)
@@ -85,7 +86,7 @@ def publish_first_model(models: Path, recipe: FirstModel) -> Published:
         description = f"orthogonal, seed {recipe.seed}"
     model = export.to_onnx(network, recipe.image_size)
     parity = export.check_parity(network, model, _parity_images(paths, spec, generator))
-    with export.publishing(models):
+    with publishing(models):
         manifest = publish_model(
             models,
             export.writer(network, model),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from indexer.images import preprocess
+from indexer.images import ACCEPTED, preprocess
 from indexer.model import Preprocessing
 from trainer.augment import Augmentation
 from trainer.lookahead import ahead
@@ -120,7 +120,7 @@ def in_order(
 def _centre(stage: TrainingStage, index: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     data = stage.read(index)
     with naming(stage.name(index)):
-        return preprocess(data, preprocessing)[0]
+        return preprocess(data, preprocessing, ACCEPTED)[0]
 
 
 class _ShrunkPhotos:

@@ -15,7 +15,6 @@ from indexer import embedding
 from indexer.catalogue import Catalogue
 from indexer.embedding import Vectors
 from indexer.encoder import Encoder
-from indexer.images import ImageLimits
 from indexer.probes import is_probe, rank
 from indexer.recall import found_first
 from trainer.lookahead import ahead
@@ -23,7 +22,6 @@ from trainer.lookahead import ahead
 MOST: Final = 2000  # of a cohort: a standard error of a point at the worst
 
 _ROUNDS: Final = 10
-LIMITS: Final = ImageLimits(max_bytes=1 << 40, max_pixels=89_000_000)  # they were held to the server's own when sent
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def embed(
     parts = [shas[start : start + embedding.BATCH] for start in range(0, len(shas), embedding.BATCH)]
     found: Vectors = {}
     with ahead(
-        lambda part: embedding.embed(catalogue, encoder, part, LIMITS), parts, workers=workers, depth=2 * workers
+        lambda part: embedding.embed(catalogue, encoder, part), parts, workers=workers, depth=2 * workers
     ) as results:
         for number, vectors in enumerate(results):
             found |= vectors

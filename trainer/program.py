@@ -25,6 +25,7 @@ from indexer.priority import give_way
 from indexer.programs import Activity, Reporter
 from indexer.stages import Request, StageRule, Training, Waiting
 from trainer.allocator import give_back_memory, keep_freed_memory
+from trainer.publishing import publishing
 from trainer.recipe import Recipe
 from trainer.stopping import Cancelled, Stopped, Stopping
 
@@ -103,8 +104,10 @@ class Program:
             time.sleep(self._settings.poll_s)
 
     def _left(self) -> Training | None:
-        """Removes what ended trainings left; the one that has not ended."""
+        """Removes what killed trainers and ended trainings left. Returns the training that has not ended."""
         sweep(self._data.stages)
+        with publishing(self._data.models):
+            pass  # what a killed one left there is gone
         unfinished = None
         for number in stages.numbers(self._data):
             if stages.has_ended(self._data, number):

@@ -44,7 +44,7 @@ from indexer.errors import (
     NotServing,
     Overloaded,
 )
-from indexer.files import sweep, write_json
+from indexer.files import write_json
 from indexer.gates import GATES, failures, load_gates, passed, to_json
 from indexer.generation import live_model
 from indexer.lineage import LINEAGE, Lineage, load_lineage
@@ -58,6 +58,7 @@ from trainer.export import WEIGHTS
 from trainer.memory import MEMORY, Memory
 from trainer.methods import Init, Learner, Start
 from trainer.network import EmbeddingNetwork, create_network
+from trainer.publishing import publishing
 from trainer.recipe import Recipe
 from trainer.sampling import generator
 from trainer.stage import Progress, Schedule, features, train
@@ -373,8 +374,7 @@ class _Teaching:
         names = ("steps", "learning_rate", "weight_decay", "p", "k", "seed")
         told = {"base": base.manifest.id, "method": _method(kept, self._training)}
         told |= {name: str(getattr(kept, name)) for name in names} | {name: repr(facts[name]) for name in facts}
-        with export.publishing(self._data.models):
-            sweep(self._data.models)
+        with publishing(self._data.models):
             manifest = publish_model(
                 self._data.models,
                 write,

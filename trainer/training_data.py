@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from indexer.errors import ImageUnreadable, InvalidField, InvalidInput
-from indexer.images import open_rgb
+from indexer.images import ACCEPTED, open_rgb
 
 Source: TypeAlias = bytes | Path  # an encoded photo, or the file that holds one
 
@@ -93,7 +93,7 @@ class TrainingStage:
         """
         data = self.read(index)
         with naming(self.name(index)):
-            return open_rgb(data, min_side=min_side)[0]
+            return open_rgb(data, ACCEPTED, min_side=min_side)[0]
 
 
 @contextlib.contextmanager

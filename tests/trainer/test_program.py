@@ -334,9 +334,11 @@ class TestStart:
         stages.end(shop.data, training, Outcome("failed", "x"))
         (shop.data.stage(1) / "photos").mkdir()
         (shop.data.stages / ".staging-00000002-x").mkdir()
+        (shop.data.models / ".staging-model-x").mkdir()
         once(shop)
         assert {path.name for path in shop.data.stage(1).iterdir()} == {"stage.json", "outcome.json"}
         assert [path.name for path in shop.data.stages.iterdir()] == ["00000001"]
+        assert [path.name for path in shop.data.models.iterdir()] == [shop.model[:16]]
 
     def test_a_record_that_cannot_be_read_stops_nothing(self, shop: Shop, taught: list[Training]) -> None:
         shop.fill("a", "b", "c")

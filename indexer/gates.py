@@ -25,7 +25,7 @@ from indexer.recall import wilson
 
 GATES: Final = "gates.json"
 
-_Z: Final = 1.645  # one-sided 95 %
+Z: Final = 1.645  # one-sided 95 %
 _FORMAT: Final = 1
 
 
@@ -137,14 +137,14 @@ def load_gates(model: Path) -> tuple[Gate, ...]:
 
 
 def _kept(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limits: RecallLimits) -> Gate:
-    change, error = _difference(before, after)
-    beyond = change + _Z * error < -limits.most_drop
+    change, error = paired_change(before, after)
+    beyond = change + Z * error < -limits.most_drop
     sentence = _sentence(cohort, before, after, error, "fell by more than is allowed" if beyond else "is kept")
     return Gate(f"old cohort {cohort}", not beyond, change, -limits.most_drop, sentence, cohort, len(after))
 
 
 def _rise(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limits: RecallLimits) -> Gate:
-    change, error = _difference(before, after)
+    change, error = paired_change(before, after)
     rises = change > limits.least_rise or (bool(after.all()) and change >= 0)  # above all there is no more
     sentence = _sentence(cohort, before, after, error, "rose" if rises else "did not rise")
     return Gate(f"new cohort {cohort}", rises, change, limits.least_rise, sentence, cohort, len(after))
@@ -152,7 +152,7 @@ def _rise(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limi
 
 def _above_floor(cohort: int, after: NDArray[np.bool_], limits: RecallLimits) -> Gate:
     recall = float(after.mean())
-    _, high = wilson(int(after.sum()), len(after), _Z)
+    _, high = wilson(int(after.sum()), len(after), Z)
     words = "is below" if high < limits.floor else "is not below"
     reason = f"Recall@1 of cohort {cohort} {words} the floor: {recall:.3f} of {len(after)} probes, at most {high:.3f}"
     return Gate(_floor(cohort), high >= limits.floor, recall, limits.floor, reason, cohort, len(after))
@@ -162,8 +162,8 @@ def _floor(cohort: int) -> str:
     return f"floor of cohort {cohort}"
 
 
-def _difference(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float]:
-    """The change of recall, and its standard error."""
+def paired_change(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float]:
+    """The change of recall from one model to another, (n,) each, and its standard error; n is not 0."""
     n = len(after)
     lost, won = int(np.sum(before & ~after)), int(np.sum(after & ~before))
     return (won - lost) / n, math.sqrt(max(0.0, lost + won - (won - lost) ** 2 / n)) / n

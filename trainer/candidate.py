@@ -22,7 +22,7 @@ from indexer.devices import detect
 from indexer.embedding import Vectors
 from indexer.encoder import Encoder
 from indexer.errors import ItemNotFound
-from indexer.gates import Gate, RecallLimits, recall_gates
+from indexer.gates import Gate, RecallLimits, Z, paired_change, recall_gates
 from indexer.images import ACCEPTED, preprocess
 from indexer.model import ONNX, Manifest, Preprocessing, publish_model
 from trainer import export, probing, quantise
@@ -83,7 +83,7 @@ class Measure:
             in_int8 = self._vectors(encoder)
             gate, ratio = self._int8_gate(vectors, in_int8), probing.speedup(plain, encoder)
             facts |= {"int8_speedup": ratio} | ({"int8_recall_change": gate.measured} if gate else {})
-            good = gate is not None and gate.passed and ratio >= LEAST_SPEEDUP
+            good = gate is not None and gate.measured >= LEAST_INT8_CHANGE and ratio >= LEAST_SPEEDUP
             if self.precision == "int8" or good:
                 onnx, beside, vectors = quantised, fp32, in_int8
                 gates += [gate] if gate else []
@@ -131,9 +131,10 @@ class Measure:
         before, after = (np.concatenate([*found.values(), []]).astype(bool) for found in self._found(fp32, int8))
         if not len(before):
             return None
-        change = float(after.mean() - before.mean())
+        change, error = paired_change(before, after)
         reason = f"Recall@1 of {len(before)} probes: {before.mean():.3f} in fp32, {after.mean():.3f} in int8"
-        return Gate("int8 recall", change >= LEAST_INT8_CHANGE, change, LEAST_INT8_CHANGE, reason, probes=len(before))
+        kept = change + Z * error >= LEAST_INT8_CHANGE  # as with every gate, few probes condemn nobody
+        return Gate("int8 recall", kept, change, LEAST_INT8_CHANGE, reason, probes=len(before))
 
     def _found(self, *models: Vectors) -> list[dict[int, NDArray[np.bool_]]]:
         """By cohort, for each of these models, of the same probes: items may go while vectors are made."""

@@ -32,6 +32,7 @@ from tests.trainer import benches, shops
 from tests.trainer.shops import RECIPE, SIDE, Shop, open_shop
 from trainer import export, probing, quantise, recipe, teach
 from trainer import memory as memories
+from trainer.candidate import Measure
 from trainer.first_model import preprocessing
 from trainer.network import EmbeddingNetwork, create_network
 from trainer.recipe import Recipe
@@ -418,6 +419,34 @@ class TestPrecision:
         else:
             assert outcome.state == "rejected"
             assert "int8 recall: Recall@1 of 12 probes: 0.500 in fp32, 0." in outcome.reason
+
+    @pytest.mark.parametrize(
+        ("probes", "lost", "kept", "by_itself"),
+        [(71, 0, True, "int8"), (71, 1, True, "fp32"), (400, 2, True, "int8"), (400, 9, False, "fp32")],
+    )
+    @pytest.mark.parametrize("asked", ["auto", "int8"])
+    def test_its_gate_allows_for_sampling_error_and_by_itself_it_is_served_only_where_it_needs_none(
+        self,
+        asked: recipe.Precision,
+        probes: int,
+        lost: int,
+        kept: bool,
+        by_itself: str,
+        shop: Shop,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """9 of 400: -0.0225 + 1.645 * 0.0074 < -0.005. 1 of 71: -0.0141 + 1.645 * 0.0140 > -0.005."""
+        found = np.ones(probes, bool), np.arange(probes) >= lost
+        monkeypatch.setattr(Measure, "_found", lambda self, *models: [{0: each} for each in found])
+        monkeypatch.setattr(probing, "speedup", lambda plain, quantised: 2.0)
+        outcome = taught(shop, shop.begin(), replace(RECIPE, precision=asked))
+        precision = load_manifest(shop.data.model(outcome.model)).precision
+        assert precision == (by_itself if asked == "auto" else "int8")
+        gates = {gate.name: gate for gate in outcome.gates}
+        assert ("int8 recall" in gates) is (precision == "int8")
+        if asked == "int8":
+            assert (gates["int8 recall"].passed, gates["int8 recall"].probes) == (kept, probes)
+            assert gates["int8 recall"].measured == pytest.approx(-lost / probes)
 
     def test_what_cannot_be_quantised_stays_as_it_is(
         self, shop: Shop, whole: Outcome, monkeypatch: pytest.MonkeyPatch

@@ -62,22 +62,25 @@ class RecallLimits:
 def recall_gates(
     served: Mapping[int, NDArray[np.bool_]],
     candidate: Mapping[int, NDArray[np.bool_]],
-    new: int,
+    new: int | None,
     limits: RecallLimits,
 ) -> list[Gate]:
     """The gates of probe recall, cohort by cohort.
 
     served, candidate  by cohort, which of its probes (n,) find their own category first; the same probes in the same
                        order. A cohort without probes has no gate, since nothing can be said of it
-    new                the cohort that the candidate has just learned
+    new                the cohort that the candidate has just learned, which must rise; None when that was measured
+                       before, and what is asked is whether the gallery as it will be served keeps all of them
     """
     gates = []
     for cohort in sorted(candidate):
         before, after = served[cohort], candidate[cohort]
         if len(after):
-            gates.append(
-                _rise(cohort, before, after, limits) if cohort == new else _kept(cohort, before, after, limits)
-            )
+            if cohort == new:
+                gates.append(_rise(cohort, before, after, limits))
+            else:
+                name = f"cohort {cohort} in the gallery" if new is None else f"old cohort {cohort}"
+                gates.append(_kept(name, cohort, before, after, limits))
             gates.append(_above_floor(cohort, after, limits))
     return gates
 
@@ -136,11 +139,11 @@ def load_gates(model: Path) -> tuple[Gate, ...]:
         raise ModelDamaged(f"{path} cannot be read: {error}", got=error, expected="a model's gates") from error
 
 
-def _kept(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limits: RecallLimits) -> Gate:
+def _kept(name: str, cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limits: RecallLimits) -> Gate:
     change, error = paired_change(before, after)
     beyond = change + Z * error < -limits.most_drop
     sentence = _sentence(cohort, before, after, error, "fell by more than is allowed" if beyond else "is kept")
-    return Gate(f"old cohort {cohort}", not beyond, change, -limits.most_drop, sentence, cohort, len(after))
+    return Gate(name, not beyond, change, -limits.most_drop, sentence, cohort, len(after))
 
 
 def _rise(cohort: int, before: NDArray[np.bool_], after: NDArray[np.bool_], limits: RecallLimits) -> Gate:

@@ -205,7 +205,7 @@ class Promoter:
             self._check_closing()
             progress("checking", step, len(probes))
             served[cohort], candidate[cohort] = found_first(before, ids), found_first(after, ids)
-        gates = recall_gates(served, candidate, max(cohort_of.values(), default=-1), limits)
+        gates = recall_gates(served, candidate, None, limits)
         write_verdict(self.data, generation.number, gates)
         if not passed(gates):
             raise GateFailed(

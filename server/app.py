@@ -206,7 +206,7 @@ def _listen(server: aio.Server, settings: Settings) -> int:
 
 def recall_limits(settings: Settings) -> RecallLimits:
     """What is asked of a candidate's probe recall."""
-    return RecallLimits(settings.most_drop, settings.least_rise, settings.floor)
+    return RecallLimits(most_drop=settings.most_drop, floor=settings.floor)
 
 
 def image_limits(settings: Settings) -> ImageLimits:

@@ -85,8 +85,6 @@ class Settings(BaseSettings):
     """Let a candidate that has passed its gates wait for a person's Promote, instead of making it live."""
     most_drop: float = Field(_RECALL.most_drop, ge=0, le=1)
     """Share of probes by which an old cohort's Recall@1 may fall below the live model's when a candidate goes live."""
-    least_rise: float = Field(_RECALL.least_rise, ge=-1, le=1)
-    """By more than this the new cohort's Recall@1 must rise above the live model's."""
     floor: float = Field(_RECALL.floor, ge=0, le=1)
     """Recall@1 below which no cohort of a candidate may be."""
     supervise: bool = True

@@ -197,13 +197,14 @@ def test_a_candidate_that_recalls_less_is_rejected_for_good_and_changes_nothing(
         put(engine, seed)
     serving = engine.live.current
     info = backfill(engine, 1, COHORT)
-    with pytest.raises(GateFailed, match="new cohort 0: Recall@1 of cohort 0 did not rise"):
-        engine.promote(info.number, limits=RecallLimits(least_rise=1.0))
+    with pytest.raises(GateFailed, match="floor of cohort 0: Recall@1 of cohort 0 is below the floor"):
+        engine.promote(info.number, limits=RecallLimits(floor=1.0))
     assert engine.live.current.generation is serving.generation
     assert live_number(engine.data) == serving.generation.number
     assert state_of(engine.data, info) is State.REJECTED
     gates = {gate.name: gate for gate in gates_of(engine.data, info)}
-    assert not gates["new cohort 0"].passed
+    assert not gates["floor of cohort 0"].passed
+    assert "cohort 0 in the gallery" in gates
     assert candidate_generation(engine.data) is None
     with pytest.raises(GateFailed, match="never served"):
         engine.promote(info.number)

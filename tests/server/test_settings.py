@@ -21,7 +21,6 @@ VALUES = {
     "hold": "True",
     "supervise": "False",
     "most_drop": "0.7",
-    "least_rise": "0.7",
     "floor": "0.7",
     "max_image_bytes": "7000000",
     "max_message_bytes": "7000000",

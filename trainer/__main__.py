@@ -110,10 +110,16 @@ def _run_options(run: argparse.ArgumentParser) -> None:
     )
     add("--first-method", default=recipe.first_method, metavar="METHOD", help="of the first stage (%(default)s)")
     amount.add_argument("--steps", type=int, metavar="N", help="of training (as many as the time allows)")
+    add("--first-steps", type=int, metavar="N", help="of the first stage (as of the others)")
     amount.add_argument(
         "--budget-s", type=float, default=recipe.budget_s, metavar="S", help="seconds of training (%(default)s)"
     )
-    add("--learning-rate", type=float, default=recipe.learning_rate, metavar="RATE", help="of Adam (%(default)s)")
+    add(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="of Adam (the papers' 1e-5 for their 5000 steps, more for fewer, at most 1e-4)",
+    )
     add("--weight-decay", type=float, default=recipe.weight_decay, metavar="RATE", help="of Adam (%(default)s)")
     add("--p", type=int, default=recipe.p, metavar="N", help="categories in a batch (%(default)s)")
     add("--k", type=int, default=recipe.k, metavar="N", help="photos of each (%(default)s)")

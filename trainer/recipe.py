@@ -31,8 +31,9 @@ class Recipe:
     first_method: str = "initial"  # of the first stage, when nothing is there to be kept
     method: str = "mutual"  # of the later ones
     steps: int | None = None  # None: as many as `budget_s` allows
+    first_steps: int | None = None  # of the first stage; None: as of the others
     budget_s: float = 3600.0  # seconds of training
-    learning_rate: float = 1e-5
+    learning_rate: float | None = None  # None: `rate_for` the number of steps
     weight_decay: float = 5e-4
     p: int = 16  # categories in a batch
     k: int = 5  # photos of each
@@ -43,12 +44,12 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("first_method", "method"):
             _check_method(name, getattr(self, name))
-        for name, least in (("steps", 1), ("p", 2), ("k", 2), ("seed", 0)):
+        for name, least in (("steps", 1), ("first_steps", 1), ("p", 2), ("k", 2), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise _refused(name, value, f"at least {least}")
         for name, value in (("budget_s", self.budget_s), ("learning_rate", self.learning_rate)):
-            if not 0 < value < math.inf or (name == "learning_rate" and value >= 1):
+            if value is not None and (not 0 < value < math.inf or (name == "learning_rate" and value >= 1)):
                 raise _refused(name, value, "above 0" if name == "budget_s" else "between 0 and 1")
         if not 0 <= self.weight_decay < 1:
             raise _refused("weight_decay", self.weight_decay, "from 0 to less than 1")
@@ -57,6 +58,13 @@ class Recipe:
         for name, share in asdict(self.limits).items():
             if not 0 <= share <= 1:
                 raise _refused(name, share, "from 0 to 1")
+
+
+def rate_for(steps: int) -> float:
+    """The learning rate of Adam for so many steps: the papers' 1e-5 for their 5,000, for fewer as much more as leaves
+    steps times rate the same, and at most 1e-4, with which the bench's short stages were learned (docs/learning.md).
+    """
+    return max(1e-5, min(1e-4, 1e-5 * 5000 / steps))
 
 
 def keep(recipe: Recipe, folder: Path) -> None:

@@ -243,9 +243,13 @@ class _Teaching:
     def _recipe(self, base: Base, stage: TrainingStage) -> Recipe:
         kept = recipe.kept(self._folder)
         if kept is None:
-            kept = self._flags
-            if kept.steps is None:
-                kept = replace(kept, steps=steps_within(kept.budget_s, self._step_s(base, stage)))
+            steps = self._flags.steps
+            if self._training.stage == 0 and self._flags.first_steps is not None:
+                steps = self._flags.first_steps
+            if steps is None:
+                steps = steps_within(self._flags.budget_s, self._step_s(base, stage))
+            rate = self._flags.learning_rate or recipe.rate_for(steps)
+            kept = replace(self._flags, steps=steps, learning_rate=rate)
             recipe.keep(kept, self._folder)
         return kept
 
@@ -290,11 +294,11 @@ class _Teaching:
         training = self._training
         # A stage that is tried again, since it failed a gate, is drawn anew.
         seed = int(generator(kept.seed, training.stage, training.number).integers(2**31))
-        spec = _method(kept, training)
+        spec, steps = _method(kept, training), kept.steps or _MEASURED_STEPS
         return train(
             begin(base, spec, seed, self._place.device),
             stage,
-            Schedule(kept.steps or 0, kept.learning_rate, kept.weight_decay, kept.p, kept.k),
+            Schedule(steps, kept.learning_rate or recipe.rate_for(steps), kept.weight_decay, kept.p, kept.k),
             Augmentation(base.manifest.preprocessing.image_size),
             seed=seed,
             device=self._place.device,

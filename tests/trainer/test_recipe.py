@@ -17,12 +17,13 @@ from trainer.stage import Schedule
 
 def test_the_values_are_the_papers() -> None:
     paper, ours = Schedule(), Recipe()
-    assert (ours.learning_rate, ours.weight_decay, ours.p, ours.k) == (
-        paper.learning_rate,
-        paper.weight_decay,
-        paper.p,
-        paper.k,
-    )
+    assert (ours.learning_rate, recipe.rate_for(paper.steps)) == (None, paper.learning_rate)
+    assert (ours.weight_decay, ours.p, ours.k) == (paper.weight_decay, paper.p, paper.k)
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(1, 1e-4), (500, 1e-4), (1000, 5e-5), (5000, 1e-5), (50_000, 1e-5)])
+def test_fewer_steps_are_longer_ones(steps: int, rate: float) -> None:
+    assert recipe.rate_for(steps) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,7 @@ def test_the_values_are_the_papers() -> None:
         {"method": "telepathy"},
         {"first_method": "telepathy:strength=3"},
         {"steps": 0},
+        {"first_steps": 0},
         {"budget_s": 0.0},
         {"budget_s": float("inf")},
         {"budget_s": float("nan")},

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from clients.cli.app import fail, one_line
-from clients.demo.story import Demo
+from clients.demo.story import Demo, Story
 from clients.errors import EverlookClientError
 
 
@@ -20,15 +20,19 @@ from clients.errors import EverlookClientError
     show_default=True,
     help="Folder for the demo's data and contact sheet; made anew.",
 )
-@click.option("--categories", type=click.IntRange(2), default=40, show_default=True, help="Rendered categories.")
+@click.option("--categories", type=click.IntRange(4), default=40, show_default=True, help="Rendered categories.")
 @click.option("--per-category", type=click.IntRange(5), default=20, show_default=True, help="Photos of each.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the rendered catalogue.")
-def demo(photos: Path | None, out: Path, categories: int, per_category: int, seed: int) -> None:  # fmt: skip
-    """Start a server, fill it with PHOTOS, search it, and leave a contact sheet.
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the rendered catalogue, and of training.")
+@click.option("--image-size", type=click.IntRange(32), default=128, show_default=True, help="Pixels the model sees.")
+@click.option("--steps", type=click.IntRange(1), default=60, show_default=True, help="Of training, in each stage.")
+def demo(
+    photos: Path | None, out: Path, categories: int, per_category: int, seed: int, image_size: int, steps: int
+) -> None:
+    """Start a server, teach it PHOTOS in two stages while it answers, and leave a recall chart and a contact sheet.
 
     PHOTOS is a folder with one folder per category; without it the demo renders a catalogue of its own.
     """
     try:
-        Demo(photos, out, categories=categories, photos=per_category, seed=seed).run()
+        Demo(Story(photos, out, categories, per_category, seed, image_size, steps)).run()
     except (EverlookClientError, ValueError, RuntimeError, OSError) as error:
         fail(one_line(error))

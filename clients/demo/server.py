@@ -1,4 +1,4 @@
-"""The demo's own server process."""
+"""The demo's own server process, and the model that it begins with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,11 +14,23 @@ from typing import Self
 _READY = re.compile(r"serving on (\S+), metrics on (\S+)")
 
 
-class DemoServer:
-    """`with DemoServer(data)` runs a real server on a free port. What it logs goes to server.log beside the data."""
+def export_model(data: Path, image_size: int) -> None:
+    """Has the trainer publish model 0. Errors: RuntimeError with what it said."""
+    command = [sys.executable, "-m", "trainer", "export", "--data", str(data), "--image-size", str(image_size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise RuntimeError(f"the first model could not be made: {done.stderr.strip()[-2000:]}")
 
-    def __init__(self, data: Path) -> None:
+
+class DemoServer:
+    """`with DemoServer(data, options)` runs a real server on a free port, and the programs beside it.
+
+    `options` are more of `everlook serve`. What they log goes to server.log beside the data.
+    """
+
+    def __init__(self, data: Path, options: Sequence[str] = ()) -> None:
         self._data = data
+        self._options = options
         self._process: subprocess.Popen[str] | None = None
         self.target = ""
         self.metrics_url = ""
@@ -52,7 +65,7 @@ class DemoServer:
         began = time.monotonic()
         log = self._data.parent / "server.log"
         command = [sys.executable, "-m", "server", "--data", str(self._data), "--port", "0", "--metrics-port", "0"]
-        command.append("--no-supervise")  # the demo's photos are few, and what it shows needs no training
+        command += self._options
         with log.open("a") as errors:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603
         line = self._process.stdout.readline() if self._process.stdout else ""

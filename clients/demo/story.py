@@ -1,4 +1,8 @@
-"""`make demo`: a server on a fresh data folder, a catalogue streamed in, searches, a kill, and something to look at."""
+"""`make demo`: a server whose model learns new categories while it answers, and something to look at.
+
+First categories, which the model learns; new ones, found at once and recalled poorly; their stage learned in the
+background, and the better generation going live under running queries; back, and forward again; a kill.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import random
 import shutil
 import statistics
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,26 +23,35 @@ from rich.table import Table
 
 from clients.client import Client
 from clients.contact_sheet import Row, Tile, write_html, write_png
+from clients.demo.chart import write_recall_chart
+from clients.demo.load import Load
+from clients.demo.photos import Group, Photo, first_and_new, read_folder
 from clients.demo.render import render_catalogue
-from clients.demo.server import DemoServer
+from clients.demo.server import DemoServer, export_model
 from clients.errors import NotFound
 from clients.types import Filter, Hit, Item, SearchResult
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-_HOLD_OUT_EVERY = 5  # every fifth photo of a category is kept back as a query
 _SHEET_ROWS, _SHEET_HITS = 8, 6
+_MOST_QUERIES = 400  # at each moment when recall is measured
+_LEARNING_S = 1800.0  # a stage takes a minute or two; longer than this means that it stands still
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A photo on disk and what it shows."""
+class Story:
+    """What is told: which photos, and how much is learned."""
 
-    path: Path
-    category: str
-
-    @property
-    def id(self) -> str:
-        return f"{self.category}/{self.path.name}"
+    photos: Path | None = None
+    """One folder per category; None renders a catalogue."""
+    out: Path = Path("demo-out")
+    categories: int = 40
+    """Rendered ones; six in ten come first."""
+    per_category: int = 20
+    """Rendered photos of each."""
+    seed: int = 0
+    image_size: int = 128
+    """Side of the image that the model sees, in pixels."""
+    steps: int = 60
+    """Of training, in each stage."""
 
 
 @dataclass(frozen=True)
@@ -55,62 +67,53 @@ class Answered:
         return any(hit.category == self.query.category for hit in self.result.hits[:k])
 
 
-def read_folder(folder: Path) -> list[Photo]:
-    """The photos of a folder that has one folder per category. Errors: ValueError when there are none."""
-    photos = [
-        Photo(path, path.parent.name)
-        for path in sorted(folder.glob("*/*"))
-        if path.suffix.lower() in SUFFIXES and path.is_file()
-    ]
-    if not photos:
-        raise ValueError(f"{folder} holds no photos: one folder per category is expected, with image files in it")
-    return photos
-
-
-def hold_out(photos: Sequence[Photo]) -> tuple[list[Photo], list[Photo]]:
-    """Splits into gallery and queries: every fifth photo of a category is a query."""
-    seen: Counter[str] = Counter()
-    gallery: list[Photo] = []
-    queries: list[Photo] = []
-    for photo in photos:
-        seen[photo.category] += 1
-        (gallery if seen[photo.category] % _HOLD_OUT_EVERY else queries).append(photo)
-    return gallery, queries
-
-
 class Demo:
-    """The story, a step at a time. `run` tells it whole."""
+    """Tells a story, a step at a time. `run` tells it whole."""
 
-    def __init__(self, data: Path | None, out: Path, *, categories: int, photos: int, seed: int) -> None:
-        self._data, self._out = data, out
-        self._categories, self._photos, self._seed = categories, photos, seed
+    def __init__(self, story: Story) -> None:
+        self._story = story
+        self._out = story.out
         self._console = Console(highlight=False)
         self._figures: dict[str, float] = {}
+        self._moments: list[tuple[str, dict[str, float]]] = []
 
     def run(self) -> None:
         """Errors: ValueError for a folder without photos, or one in the way; RuntimeError when a step fails."""
         began = time.monotonic()
         self._clear()
-        gallery, queries = hold_out(self._catalogue())
-        self._figures |= {"gallery": len(gallery), "queries": len(queries)}
-        self._figures["categories"] = len({photo.category for photo in gallery})
-        self._say(f"{len(gallery)} photos to search, {len(queries)} kept back as queries", "Catalogue")
-        with DemoServer(self._out / "data") as server:
+        first, new = first_and_new(self._catalogue())
+        for group in (first, new):
+            text = f"{group.categories} with {len(group.gallery)} photos, and {len(group.queries)} kept back as queries"
+            self._say(text, group.name.capitalize())
+        self._figures |= {"categories": first.categories + new.categories, "new_categories": new.categories}
+        self._figures["gallery"] = len(first.gallery) + len(new.gallery)
+        export_model(self._out / "data", self._story.image_size)
+        trainer = f"--steps {self._story.steps} --learning-rate 1e-4 --seed {self._story.seed} --poll-s 0.5"
+        with DemoServer(self._out / "data", [f"--trainer-args={trainer}"]) as server:
             self._say(f"started on {server.target} with {server.started_in_s:.1f} s of preparation", "Server")
             with Client(server.target) as client:
-                self._ingest(client, gallery)
-                answers = self._search(client, queries)
-                self._show_one(answers[0])
-                self._ways_to_search(client, answers[0], gallery[0])
-                self._delete_and_put_back(client, gallery[0])
-                self._contact_sheet(client, answers)
-            self._kill(server, gallery[-1])
+                self._ingest(client, first)
+                self._measure(client, "pretrained", [first])
+                self._ways_to_search(client, first)
+                self._delete_and_put_back(client, first.gallery[0])
+                self._learn(client, 0)
+                self._measure(client, "stage 0\nlearned", [first])
+                self._ingest(client, new)
+                self._found_at_once(client, new.gallery[0])
+                self._measure(client, "new categories\narrived", [first, new])
+                with Load(server.target, [photo.path for photo in first.queries]) as load:
+                    self._learn(client, 1)
+                    answers = self._measure(client, "stage 1\nlearned", [first, new])
+                    self._back_and_forward(client, [first, new])
+                self._show_load(load)
+                self._pictures(client, answers)
+            self._kill(server, new.gallery[-1])
         self._figures["seconds"] = time.monotonic() - began
         (self._out / "demo.json").write_text(json.dumps(self._figures, indent=2) + "\n", encoding="utf-8")
         self._say(f"{self._figures['seconds']:.0f} s in all; the figures are in {self._out / 'demo.json'}", "Done")
-        self._say(f"{self._out / 'contact-sheet.png'}, or contact-sheet.html beside it", "Look at")
+        self._say(f"{self._out / 'recall.png'}, and {self._out / 'contact-sheet.png'} (or .html)", "Look at")
 
-    # ------------------------------------------------------------------------------------------------ the steps
+    # ------------------------------------------------------------------------------------------------ photos in
 
     def _clear(self) -> None:
         marker = self._out / ".everlook-demo"
@@ -121,28 +124,29 @@ class Demo:
         marker.touch()
 
     def _catalogue(self) -> list[Photo]:
-        if self._data is not None:
-            return read_folder(self._data)
+        story = self._story
+        if story.photos is not None:
+            return read_folder(story.photos)
         with self._progress() as progress:
-            task = progress.add_task("render", total=self._categories * self._photos)
+            task = progress.add_task("render", total=story.categories * story.per_category)
             folder = render_catalogue(
                 self._out / "photos",
-                categories=self._categories,
-                photos=self._photos,
-                seed=self._seed,
+                categories=story.categories,
+                photos=story.per_category,
+                seed=story.seed,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
         return read_folder(folder)
 
-    def _ingest(self, client: Client, gallery: Sequence[Photo]) -> None:
+    def _ingest(self, client: Client, group: Group) -> None:
         def items() -> Iterator[tuple[Item, Path]]:
-            for photo in gallery:
+            for photo in group.gallery:
                 yield Item(photo.id, photo.category, {"file": photo.path.name}), photo.path
 
         refused = []
         began = time.monotonic()
         with self._progress() as progress:
-            task = progress.add_task("ingest", total=len(gallery))
+            task = progress.add_task("ingest", total=len(group.gallery))
             for ack in client.ingest(items()):
                 progress.advance(task)
                 if ack.error is not None:
@@ -150,36 +154,104 @@ class Demo:
         took = time.monotonic() - began
         for ack in refused[:5]:
             self._console.print(f"  refused {ack.id}: {ack.error}")
-        if len(refused) == len(gallery):
+        good = len(group.gallery) - len(refused)
+        if not good:
             raise RuntimeError("every photo was refused")
-        good = len(gallery) - len(refused)
-        self._figures |= {"refused": len(refused), "ingested_per_s": good / took}
+        self._figures["refused"] = self._figures.get("refused", 0) + len(refused)
+        self._figures.setdefault("ingested_per_s", good / took)
         rate = f"{good} photos acknowledged in {took:.1f} s, {good / took:.0f} a second"
-        self._say(f"{rate}; {len(refused)} refused", "Ingest")
+        self._say(f"{group.name}: {rate}; {len(refused)} refused", "Ingest")
 
-    def _search(self, client: Client, queries: Sequence[Photo]) -> list[Answered]:
-        answers = []
+    # ------------------------------------------------------------------------------------------------ learning
+
+    def _learn(self, client: Client, stage: int) -> None:
+        """Asks for a stage of all new categories, and shows what happens until it is live.
+
+        Errors: RuntimeError when it comes to nothing, with the reasons.
+        """
+        began, model = time.monotonic(), ""
+        client.start_training()
         with self._progress() as progress:
-            for query in progress.track(queries, description="search"):
+            task = progress.add_task("training", total=None)
+            for seen in client.watch():
+                status = seen.status
+                if seen.event:
+                    progress.console.print(
+                        f"  [dim]{time.monotonic() - began:5.0f} s[/dim]  {seen.event}", soft_wrap=True
+                    )
+                if status.training is not None:
+                    phase, training = status.training.phase, status.training
+                    progress.update(task, description=phase, completed=training.done, total=training.total or None)
+                if status.generation is not None and status.generation.model.stages > stage:
+                    model = status.generation.model.id
+                    break
+                if " failed: " in seen.event or ("training ended" in seen.event and "published" not in seen.event):
+                    raise RuntimeError(f"stage {stage} is not served: {seen.event}")
+                if time.monotonic() - began > _LEARNING_S:
+                    raise RuntimeError(f"stage {stage} is not live after {_LEARNING_S:.0f} s")
+        took = time.monotonic() - began
+        self._figures[f"stage_{stage}_s"] = took
+        self._say(f"stage {stage} is live after {took:.0f} s, model {model[:12]}", "Learned")
+
+    def _found_at_once(self, client: Client, photo: Photo) -> None:
+        first = client.search(image=photo.path, k=1).hits[0]
+        if first.id != photo.id:
+            raise RuntimeError(f"{photo.id} was acknowledged and is not found: {first.id} comes first")
+        self._say(f"{photo.id}, of a category never seen before, finds itself, score {first.score:.3f}", "At once")
+
+    def _back_and_forward(self, client: Client, groups: Sequence[Group]) -> None:
+        learned = client.status().generation
+        client.rollback(timeout_s=120)
+        self._measure(client, "rolled\nback", groups)
+        if learned is None:
+            raise RuntimeError("nothing is live")
+        client.promote(learned.number, timeout_s=120)
+        self._measure(client, "forward\nagain", groups)
+
+    def _show_load(self, load: Load) -> None:
+        if load.failed:
+            raise RuntimeError(f"{len(load.failed)} searches failed meanwhile, the first with {load.failed[0]}")
+        by_generation = ", ".join(
+            f"{count:,} by generation {number}" for number, count in sorted(load.answered.items())
+        )
+        waits = statistics.quantiles([wait * 1000 for wait in load.waits_s] * 2, n=100)
+        self._figures |= {"meanwhile_calls": len(load.waits_s), "meanwhile_failed": len(load.failed)}
+        self._figures |= {"meanwhile_p50_ms": waits[49], "meanwhile_p99_ms": waits[98]}
+        latency = f"p50 {waits[49]:.1f} ms, p99 {waits[98]:.1f} ms"
+        self._say(f"{len(load.waits_s):,} searches, none failed: {by_generation}; {latency}", "Meanwhile")
+
+    # ------------------------------------------------------------------------------------------------ searching
+
+    def _measure(self, client: Client, moment: str, groups: Sequence[Group]) -> list[Answered]:
+        """Recall of held-out photos, by group, through the server."""
+        words = moment.replace("\n", " ")
+        draw = random.Random(self._story.seed)  # noqa: S311  # which photos are drawn is no secret
+        recalls, all_answers = {}, []
+        for group in groups:
+            queries = draw.sample(list(group.queries), min(len(group.queries), _MOST_QUERIES // len(groups)))
+            answers = []
+            for query in queries:
                 began = time.monotonic()
                 result = client.search(image=query.path, k=10)
                 answers.append(Answered(query, result, time.monotonic() - began))
-        if not answers:
-            raise RuntimeError(f"no category has the {_HOLD_OUT_EVERY} photos that it takes to keep one back")
-        recall = {k: statistics.mean(answer.found_within(k) for answer in answers) for k in (1, 5, 10)}
-        recalls = ", ".join(f"Recall@{k} {100 * share:.1f} %" for k, share in recall.items())
-        waits = statistics.quantiles([answer.waited_s * 1000 for answer in answers] * 2, n=100)
-        self._figures |= {f"recall_at_{k}": share for k, share in recall.items()}
-        self._figures |= {"p50_ms": waits[49], "p99_ms": waits[98]}
-        latency = f"p50 {waits[49]:.1f} ms, p99 {waits[98]:.1f} ms, one caller"
-        self._say(f"{len(answers)} held-out photos: {recalls}; {latency}", "Search")
-        return answers
+            recalls[group.name] = statistics.mean(answer.found_within(1) for answer in answers)
+            self._figures[f"{words}: {group.name}"] = recalls[group.name]
+            all_answers += answers
+        self._moments.append((moment, recalls))
+        waits = statistics.quantiles([answer.waited_s * 1000 for answer in all_answers] * 2, n=100)
+        self._figures.setdefault("p50_ms", waits[49])
+        self._figures["queries"] = len(all_answers)
+        shares = ", ".join(f"{name} {100 * recall:.1f} %" for name, recall in recalls.items())
+        self._say(f"{words}: Recall@1 of {shares}; p50 {waits[49]:.1f} ms, p99 {waits[98]:.1f} ms", "Search")
+        return all_answers
 
-    def _show_one(self, answer: Answered) -> None:
-        timing, generation = answer.result.timing, answer.result.generation
-        self._say(f"the nearest to {answer.query.id}", "Example")
+    def _ways_to_search(self, client: Client, group: Group) -> None:
+        image, item = group.queries[0].path, group.gallery[0]
+        answer = client.search(image=image, k=10)
+        timing, generation = answer.timing, answer.generation
+        self._say(f"the nearest to {group.queries[0].id}", "Example")
         table = Table("score", "category", "id", box=None, pad_edge=False)
-        for hit in answer.result.hits[:5]:
+        for hit in answer.hits[:5]:
             table.add_row(f"{hit.score:.3f}", hit.category, hit.id)
         self._console.print(table)
         self._console.print(
@@ -187,20 +259,14 @@ class Demo:
             f"decode {1000 * timing.decode_s:.1f}, encode {1000 * timing.encode_s:.1f}, "
             f"search {1000 * timing.search_s:.1f} ms"
         )
-
-    def _ways_to_search(self, client: Client, answer: Answered, item: Photo) -> None:
-        image = answer.query.path
         embedding = client.embed(image)
         by_vector = client.search(vector=embedding, k=1).hits[0]
         self._say(f"a {len(embedding.values)}-d vector from Embed finds {by_vector.id}", "By vector")
         by_item = client.search(item_id=item.id, k=1).hits[0]
         self._say(f"nearest to {item.id} is {by_item.id}, score {by_item.score:.3f}", "By item")
-        best = answer.result.hits[0]
-        others = client.search(image=image, k=1, filter=Filter(exclude_categories=[best.category])).hits
-        self._say(f"without category {best.category}: {others[0].id if others else 'nothing'}", "Filtered")
-        exact = client.search(image=image, k=10, exact=True).hits
-        same = len({hit.id for hit in exact} & {hit.id for hit in answer.result.hits})
-        self._say(f"{same} of its {len(exact)} hits are those of the index", "Exact")
+        others = client.search(image=image, k=1, filter=Filter(exclude_categories=[answer.hits[0].category])).hits
+        without = f"without category {answer.hits[0].category}"
+        self._say(f"{without}: {others[0].id if others else 'nothing'}", "Filtered")
 
     def _delete_and_put_back(self, client: Client, photo: Photo) -> None:
         client.delete(photo.id)
@@ -217,22 +283,27 @@ class Demo:
 
     def _kill(self, server: DemoServer, photo: Photo) -> None:
         with Client(server.target) as client:
-            before = client.status().catalogue
+            before = client.status()
         server.kill_and_restart()
         with Client(server.target) as client:
-            after = client.status().catalogue
+            after = client.status()
             first = client.search(image=photo.path, k=1).hits[0]
-        if before != after:
-            raise RuntimeError(f"after kill -9 the catalogue differs: {before} became {after}")
-        items = after.items if after else 0
+        models = [status.generation.model.id if status.generation else "" for status in (before, after)]
+        if before.catalogue != after.catalogue or models[0] != models[1]:
+            raise RuntimeError(f"after kill -9 it differs: {before.catalogue}, {models[0]} became {after.catalogue}")
         self._figures["restart_after_kill_s"] = server.started_in_s
+        items = after.catalogue.items if after.catalogue else 0
         self._say(f"back in {server.started_in_s:.1f} s with all {items} items; {photo.id} finds {first.id}", "Kill -9")
 
     # ------------------------------------------------------------------------------------------------ to look at
 
-    def _contact_sheet(self, client: Client, answers: Sequence[Answered]) -> None:
-        """Queries drawn at random, at most half of them where the first hit is wrong, so that both are seen."""
-        draw = random.Random(self._seed)  # noqa: S311  # which photos are shown is no secret
+    def _pictures(self, client: Client, answers: Sequence[Answered]) -> None:
+        """The recall chart, and queries drawn at random, at most a quarter of them where the first hit is wrong."""
+        names = list(dict.fromkeys(name for _, recalls in self._moments for name in recalls))
+        groups = {name: [recalls.get(name) for _, recalls in self._moments] for name in names}
+        moments = [moment for moment, _ in self._moments]
+        write_recall_chart(self._out / "recall.png", "Recall@1 of held-out photos, through the server", moments, groups)
+        draw = random.Random(self._story.seed)  # noqa: S311
         wrong = [answer for answer in answers if not answer.found_within(1)]
         right = [answer for answer in answers if answer.found_within(1)]
         shown = draw.sample(wrong, min(len(wrong), _SHEET_ROWS // 4))

@@ -67,21 +67,53 @@ def test_a_message_over_the_size_limit_is_refused_without_a_retry(shop: Shop) ->
     assert caught.value.retry_after_s is None
 
 
-NOT_BUILT: dict[str, Callable[[Stubs], object]] = {
-    "WatchStatus": lambda raw: raw.admin.WatchStatus(pb.WatchStatusRequest(), timeout=TIMEOUT_S),
-    "Promote": lambda raw: raw.admin.Promote(pb.PromoteRequest(number=1), timeout=TIMEOUT_S),
-    "Rollback": lambda raw: raw.admin.Rollback(pb.RollbackRequest(), timeout=TIMEOUT_S),
-    "StartTraining": lambda raw: raw.admin.StartTraining(pb.StartTrainingRequest(), timeout=TIMEOUT_S),
-    "CancelTraining": lambda raw: raw.admin.CancelTraining(pb.CancelTrainingRequest(), timeout=TIMEOUT_S),
-    "Backup": lambda raw: raw.admin.Backup(pb.BackupRequest(path="copy"), timeout=TIMEOUT_S),
+def test_what_is_not_built_says_so(shop: Shop) -> None:
+    found = refusal(lambda: shop.raw.admin.Backup(pb.BackupRequest(path="copy"), timeout=TIMEOUT_S))
+    check(found, "UNIMPLEMENTED", "UNIMPLEMENTED")
+    assert found.got == "Admin.Backup"
+
+
+# With one generation, no trainer and no training, by what is asked and how it is refused.
+LEVERS: dict[str, tuple[Callable[[Stubs], object], str, str]] = {
+    "Promote nothing": (
+        lambda raw: raw.admin.Promote(pb.PromoteRequest(), timeout=TIMEOUT_S),
+        "INVALID_ARGUMENT",
+        "INVALID_FIELD",
+    ),
+    "Promote an unknown one": (
+        lambda raw: raw.admin.Promote(pb.PromoteRequest(number=99), timeout=TIMEOUT_S),
+        "NOT_FOUND",
+        "GENERATION_NOT_FOUND",
+    ),
+    "Promote the live one": (
+        lambda raw: raw.admin.Promote(pb.PromoteRequest(number=1), timeout=TIMEOUT_S),
+        "FAILED_PRECONDITION",
+        "NOT_READY",
+    ),
+    "Rollback": (
+        lambda raw: raw.admin.Rollback(pb.RollbackRequest(), timeout=TIMEOUT_S),
+        "FAILED_PRECONDITION",
+        "NOT_READY",
+    ),
+    "StartTraining": (
+        lambda raw: raw.admin.StartTraining(pb.StartTrainingRequest(), timeout=TIMEOUT_S),
+        "FAILED_PRECONDITION",
+        "NOT_READY",
+    ),
+    "CancelTraining": (
+        lambda raw: raw.admin.CancelTraining(pb.CancelTrainingRequest(), timeout=TIMEOUT_S),
+        "FAILED_PRECONDITION",
+        "NOT_READY",
+    ),
 }
 
 
-@pytest.mark.parametrize("rpc", NOT_BUILT)
-def test_what_is_not_built_says_so(shop: Shop, rpc: str) -> None:
-    found = refusal(lambda: NOT_BUILT[rpc](shop.raw))
-    check(found, "UNIMPLEMENTED", "UNIMPLEMENTED")
-    assert found.got == f"Admin.{rpc}"
+@pytest.mark.parametrize("lever", LEVERS)
+def test_a_lever_that_cannot_be_pulled_says_why_and_changes_nothing(shop: Shop, lever: str) -> None:
+    pull, code, reason = LEVERS[lever]
+    found = refusal(lambda: pull(shop.raw))
+    assert (found.code, found.domain, found.reason) == (code, "everlook", reason), found
+    assert found.message
 
 
 @pytest.mark.parametrize("path", ["/everlook.v1.Search/Guess", "/everlook.v2.Search/Search", "/nobody/knows"])

@@ -23,7 +23,6 @@ from indexer.engine import Engine, Options
 from indexer.errors import CatalogueDamaged, InvalidField, NotReady, StorageFull
 from indexer.gates import RecallLimits
 from indexer.generation import State, candidate_model, load_generation, numbers, publish_generation, state_of
-from indexer.images import ACCEPTED
 from indexer.index import SearchParams, Segment
 from indexer.model import Manifest
 from indexer.programs import Activity
@@ -91,10 +90,7 @@ def direct(shop: Shop) -> dict[int, NDArray[np.float32]]:
     """The candidate's vectors of all items, by seq, embedded one by one."""
     encoder = Encoder.load(shop.data.model(shop.candidate.id), detect(), 1)
     entries = list(shop.catalogue.entries())
-    return {
-        entry.seq: embed(shop.catalogue, encoder, [entry.image_sha256], ACCEPTED)[entry.image_sha256]
-        for entry in entries
-    }
+    return {entry.seq: embed(shop.catalogue, encoder, [entry.image_sha256])[entry.image_sha256] for entry in entries}
 
 
 def held(shop: Shop, number: int) -> dict[int, NDArray[np.float32]]:

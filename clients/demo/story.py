@@ -96,14 +96,12 @@ class Demo:
                 self._measure(client, "pretrained", [first])
                 self._ways_to_search(client, first)
                 self._delete_and_put_back(client, first.gallery[0])
-                self._learn(client, 0)
-                self._measure(client, "stage 0\nlearned", [first])
+                self._measure(client, self._learn(client, 0), [first])
                 self._ingest(client, new)
                 self._found_at_once(client, new.gallery[0])
                 self._measure(client, "new categories\narrived", [first, new])
                 with Load(server.target, [photo.path for photo in first.queries]) as load:
-                    self._learn(client, 1)
-                    answers = self._measure(client, "stage 1\nlearned", [first, new])
+                    answers = self._measure(client, self._learn(client, 1), [first, new])
                     self._back_and_forward(client, [first, new])
                 self._show_load(load)
                 self._pictures(client, answers)
@@ -164,12 +162,12 @@ class Demo:
 
     # ------------------------------------------------------------------------------------------------ learning
 
-    def _learn(self, client: Client, stage: int) -> None:
-        """Asks for a stage of all new categories, and shows what happens until it is live.
-
-        Errors: RuntimeError when it comes to nothing, with the reasons.
-        """
+    def _learn(self, client: Client, stage: int) -> str:
+        """Asks for a stage of all new categories, shows what happens until it is live or refused by a gate, and returns
+        which of the two, as the name of a moment. Errors: RuntimeError when neither happens."""
         began, model = time.monotonic(), ""
+        before = client.status().generation
+        learned = before.model.stages if before is not None else 0
         client.start_training()
         with self._progress() as progress:
             task = progress.add_task("training", total=None)
@@ -182,16 +180,21 @@ class Demo:
                 if status.training is not None:
                     phase, training = status.training.phase, status.training
                     progress.update(task, description=phase, completed=training.done, total=training.total or None)
-                if status.generation is not None and status.generation.model.stages > stage:
+                if status.generation is not None and status.generation.model.stages > learned:
                     model = status.generation.model.id
                     break
                 if " failed: " in seen.event or ("training ended" in seen.event and "published" not in seen.event):
-                    raise RuntimeError(f"stage {stage} is not served: {seen.event}")
+                    self._say(f"stage {stage} is not served, and the model before it stays: {seen.event}", "Refused")
+                    break
                 if time.monotonic() - began > _LEARNING_S:
                     raise RuntimeError(f"stage {stage} is not live after {_LEARNING_S:.0f} s")
         took = time.monotonic() - began
+        self._figures[f"stage_{stage}_served"] = float(bool(model))
+        if not model:
+            return f"stage {stage}\nrefused"
         self._figures[f"stage_{stage}_s"] = took
         self._say(f"stage {stage} is live after {took:.0f} s, model {model[:12]}", "Learned")
+        return f"stage {stage}\nlearned"
 
     def _found_at_once(self, client: Client, photo: Photo) -> None:
         first = client.search(image=photo.path, k=1).hits[0]
@@ -201,10 +204,11 @@ class Demo:
 
     def _back_and_forward(self, client: Client, groups: Sequence[Group]) -> None:
         learned = client.status().generation
+        if learned is None or not learned.model.stages:
+            self._say("no stage went live, so that there is none to go back from", "Rollback")
+            return
         client.rollback(timeout_s=120)
         self._measure(client, "rolled\nback", groups)
-        if learned is None:
-            raise RuntimeError("nothing is live")
         client.promote(learned.number, timeout_s=120)
         self._measure(client, "forward\nagain", groups)
 

@@ -398,5 +398,13 @@ def test_the_gates_of_a_generation_are_kept_as_json(data: DataDir) -> None:
     generation(data, model(data, 0), PASSED)
     stored = json.loads((data.generation(1) / "generation.json").read_text())
     assert stored["gates"]["gates"] == [
-        {"name": "a gate", "passed": True, "measured": 1.0, "required": 0.5, "reason": "it is met"}
+        {
+            "name": "a gate",
+            "passed": True,
+            "measured": 1.0,
+            "required": 0.5,
+            "reason": "it is met",
+            "cohort": None,
+            "probes": 0,
+        }
     ]

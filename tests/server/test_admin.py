@@ -140,20 +140,25 @@ def test_a_held_candidate_is_ready_until_a_person_promotes_it_and_can_be_rolled_
     assert rollback(held, made.number).number == made.number
 
 
-def test_a_candidate_that_fails_its_gates_is_refused_with_the_reason_and_never_served(held: Running) -> None:
-    first = status(held).generation.number
-    for id in PROBES[:4]:  # the same photo: both models find it, so the new one cannot raise its recall
-        held.put(item(id, "fig"), photo(70))
-    made = candidate(held, 1, ("fig",))
-    code, reason, words = refused(promote, held, made.number)
-    assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_READY")
-    assert "new cohort 0: Recall@1 of cohort 0 did not rise: 1.000 to 1.000, 4 probes" in words
-    assert states(held) == {first: "LIVE", made.number: "REJECTED"}
-    listed = held.admin.ListGenerations(pb.ListGenerationsRequest(), timeout=TIMEOUT_S).generations
-    (failed,) = [gate for gate in listed[0].gates if not gate.passed]
-    assert failed.name == "new cohort 0"
-    assert [(each.cohort, each.recall_at_1, each.probes) for each in listed[0].recall] == [(0, 1.0, 4)]
-    assert 'everlook_swaps_total{result="refused"} 1.0' in held.scrape()
+def test_a_candidate_that_fails_its_gates_is_refused_with_the_reason_and_never_served(tmp_path: Path) -> None:
+    with running(tmp_path, hold=True, floor=1.0) as held:
+        fill(held)
+        first = status(held).generation.number
+        for number, id in enumerate(
+            PROBES[:4]
+        ):  # each a twin of an item of another category: neither model tells them apart
+            held.put(item(id, "fig"), photo(70 + number))
+            held.put(item(OTHERS[number], "nut"), photo(70 + number))
+        made = candidate(held, 1, ("fig",))
+        code, reason, words = refused(promote, held, made.number)
+        assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_READY")
+        assert "Recall@1 of cohort 0 is below the floor: 0.000 of 4 probes" in words
+        assert states(held) == {first: "LIVE", made.number: "REJECTED"}
+        listed = held.admin.ListGenerations(pb.ListGenerationsRequest(), timeout=TIMEOUT_S).generations
+        (failed,) = [gate for gate in listed[0].gates if not gate.passed]
+        assert failed.name == "floor of cohort 0"
+        assert [(each.cohort, each.recall_at_1, each.probes) for each in listed[0].recall] == [(0, 0.0, 4)]
+        assert 'everlook_swaps_total{result="refused"} 1.0' in held.scrape()
 
 
 def test_a_swap_that_cannot_be_is_refused_by_its_reason(held: Running) -> None:

@@ -541,6 +541,7 @@ def test_the_schedule_holds_all_that_shapes_the_model(shop: Shop) -> None:
         "first_method": "initial",
         "method": "mutual",
         "steps": 12,
+        "first_steps": None,
         "budget_s": 3600.0,
         "learning_rate": 1e-3,
         "weight_decay": 5e-4,

@@ -24,7 +24,7 @@ from clients.errors import EverlookClientError
 @click.option("--per-category", type=click.IntRange(5), default=20, show_default=True, help="Photos of each.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the rendered catalogue, and of training.")
 @click.option("--image-size", type=click.IntRange(32), default=128, show_default=True, help="Pixels the model sees.")
-@click.option("--steps", type=click.IntRange(1), default=60, show_default=True, help="Of training, in each stage.")
+@click.option("--steps", type=click.IntRange(1), default=30, show_default=True, help="Of training, in each stage.")
 def demo(
     photos: Path | None, out: Path, categories: int, per_category: int, seed: int, image_size: int, steps: int
 ) -> None:

@@ -50,7 +50,7 @@ class Story:
     seed: int = 0
     image_size: int = 128
     """Side of the image that the model sees, in pixels."""
-    steps: int = 60
+    steps: int = 30
     """Of training, in each stage."""
 
 

@@ -44,7 +44,7 @@ AFTER_S = 1.0  # of calls after a swap that count as around it
 def run(photos: Sequence[Path], work: Path, *, swaps: int, image_size: int) -> dict[str, Any]:
     """All figures."""
     data = DataDir(work / "data")
-    _export(data.root, image_size, seed=0)
+    export(data.root, image_size, seed=0)
     with ServerProcess(data.root, "--hold") as server, Client(server.target, timeout_s=300) as client:
         items = ((Item(f"{path.parent.name}/{path.name}", path.parent.name), path) for path in photos)
         refused = [ack for ack in client.ingest(items) if ack.error is not None]
@@ -67,16 +67,17 @@ def run(photos: Sequence[Path], work: Path, *, swaps: int, image_size: int) -> d
     )
 
 
-def _export(root: Path, image_size: int, seed: int) -> None:
+def export(root: Path, image_size: int, seed: int) -> None:
+    """The first model of a data directory, with a head drawn from this seed."""
     command = [sys.executable, "-m", "trainer", "export", "--data", str(root), "--seed", str(seed)]
     subprocess.run([*command, "--image-size", str(image_size)], check=True, stdout=subprocess.DEVNULL)
 
 
-def _candidate(data: DataDir, work: Path, image_size: int) -> int:
-    """A generation of another model, made as trainer and indexer make one; its number."""
+def publish_candidate(data: DataDir, work: Path, image_size: int) -> str:
+    """Another model, as the trainer publishes one that was taught from the first; its id."""
     (live,) = (load_manifest(folder) for folder in data.models.iterdir())
     other = DataDir(work / "other")
-    _export(other.root, image_size, seed=1)
+    export(other.root, image_size, seed=1)
     (folder,) = other.models.iterdir()
     manifest = load_manifest(folder)
 
@@ -87,14 +88,19 @@ def _candidate(data: DataDir, work: Path, image_size: int) -> int:
         (target / LINEAGE).write_text(Lineage(live.id, 1, ()).to_json(), encoding="utf-8")
         (target / GATES).write_text(json.dumps(to_json(())), encoding="utf-8")
 
-    publish_model(
+    return publish_model(
         data.models,
         write,
         backbone=manifest.backbone,
         dimension=manifest.dimension,
         preprocessing=manifest.preprocessing,
         head=manifest.head,
-    )
+    ).id
+
+
+def _candidate(data: DataDir, work: Path, image_size: int) -> int:
+    """A generation of another model; its number."""
+    publish_candidate(data, work, image_size)
     subprocess.run([sys.executable, "-m", "indexer", "--data", str(data.root), "--once"], check=True)
     info = candidate_generation(data)
     if info is None:

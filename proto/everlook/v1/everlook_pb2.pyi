@@ -33,7 +33,8 @@ Errors. Calls fail with the standard gRPC codes, and with google.rpc details in 
 
 Safe to retry: every call of `Search`; `Get`, `BatchGet`, `GetImage`, `ListCategories`; `Put` and `Ingest` (the same
 item again changes nothing and is answered UNCHANGED); `Delete` (a second one answers NOT_FOUND); `Status`,
-`WatchStatus` and `ListGenerations`. Not so the levers of `Admin`: a second `Rollback` goes back once more.
+`WatchStatus`, `ListGenerations`, `GetRecallHistory` and `ListConfusions`. Not so the levers of `Admin`: a second
+`Rollback` goes back once more.
 
 Deadlines: send one with every call. Text is UTF-8. All numbers in `Limits` are the server's; ask `Admin.Status`.
 """
@@ -146,6 +147,34 @@ GENERATION_STATE_PREVIOUS: GenerationState.ValueType  # 4
 GENERATION_STATE_REJECTED: GenerationState.ValueType  # 5
 """It failed a gate, and is never served."""
 Global___GenerationState: _TypeAlias = GenerationState  # noqa: Y015
+
+class _MeasurementCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MeasurementCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MeasurementCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MEASUREMENT_CAUSE_UNSPECIFIED: _MeasurementCause.ValueType  # 0
+    """Never sent."""
+    MEASUREMENT_CAUSE_START: _MeasurementCause.ValueType  # 1
+    """The server had started."""
+    MEASUREMENT_CAUSE_SWAP: _MeasurementCause.ValueType  # 2
+    """The generation had gone live. Of a cohort that its model had just learned, this is the reference."""
+    MEASUREMENT_CAUSE_TIMER: _MeasurementCause.ValueType  # 3
+    """Time had passed."""
+
+class MeasurementCause(_MeasurementCause, metaclass=_MeasurementCauseEnumTypeWrapper):
+    """What a measurement was made for."""
+
+MEASUREMENT_CAUSE_UNSPECIFIED: MeasurementCause.ValueType  # 0
+"""Never sent."""
+MEASUREMENT_CAUSE_START: MeasurementCause.ValueType  # 1
+"""The server had started."""
+MEASUREMENT_CAUSE_SWAP: MeasurementCause.ValueType  # 2
+"""The generation had gone live. Of a cohort that its model had just learned, this is the reference."""
+MEASUREMENT_CAUSE_TIMER: MeasurementCause.ValueType  # 3
+"""Time had passed."""
+Global___MeasurementCause: _TypeAlias = MeasurementCause  # noqa: Y015
 
 class _ErrorReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -2082,6 +2111,333 @@ class CancelTrainingResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelTrainingResponse: _TypeAlias = CancelTrainingResponse  # noqa: Y015
+
+@_typing.final
+class GetRecallHistoryRequest(_message.Message):
+    """Asks how recall has gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    MAX_MEASUREMENTS_FIELD_NUMBER: _builtins.int
+    max_measurements: _builtins.int
+    """Measurements at most, 0 means 1000. Where there are more, those after swaps stay, and of the others every n-th; the
+    first and the last stay always.
+    """
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Only what was measured at this time or later. Absent: from the beginning."""
+
+    def __init__(
+        self,
+        *,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        max_measurements: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_measurements", b"max_measurements", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRecallHistoryRequest: _TypeAlias = GetRecallHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetRecallHistoryResponse(_message.Message):
+    """How recall has gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEASUREMENTS_FIELD_NUMBER: _builtins.int
+    SWAPS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def measurements(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecallMeasurement]:
+        """Oldest first."""
+
+    @_builtins.property
+    def swaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___SwapRecord]:
+        """Each generation of another model that went live, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        measurements: _abc.Iterable[Global___RecallMeasurement] | None = ...,
+        swaps: _abc.Iterable[Global___SwapRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["measurements", b"measurements", "swaps", b"swaps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRecallHistoryResponse: _TypeAlias = GetRecallHistoryResponse  # noqa: Y015
+
+@_typing.final
+class RecallMeasurement(_message.Message):
+    """What the probes of every cohort measured at one moment, each searched through the live generation, itself left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    COHORTS_FIELD_NUMBER: _builtins.int
+    cause: Global___MeasurementCause.ValueType
+    """What it was measured for."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it had ended."""
+
+    @_builtins.property
+    def generation(self) -> Global___GenerationRef:
+        """The generation that was measured."""
+
+    @_builtins.property
+    def cohorts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CohortMeasurement]:
+        """Cohorts in their order, then those that wait, if there are probes of them."""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        generation: Global___GenerationRef | None = ...,
+        cause: Global___MeasurementCause.ValueType = ...,
+        cohorts: _abc.Iterable[Global___CohortMeasurement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "cohorts", b"cohorts", "generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallMeasurement: _TypeAlias = RecallMeasurement  # noqa: Y015
+
+@_typing.final
+class CohortMeasurement(_message.Message):
+    """What the probes of one cohort measured. Recall at K is `found_at_K / probes`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COHORT_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
+    FOUND_AT_1_FIELD_NUMBER: _builtins.int
+    FOUND_AT_5_FIELD_NUMBER: _builtins.int
+    FOUND_AT_10_FIELD_NUMBER: _builtins.int
+    REFERENCE_AT_1_FIELD_NUMBER: _builtins.int
+    cohort: _builtins.int
+    """The stage that taught its categories; absent for the categories that no stage has taught yet, which wait."""
+    probes: _builtins.int
+    """Probes that were searched: at most a few hundred of a cohort, and only those whose category has another item."""
+    found_at_1: _builtins.int
+    """Of these, how many found an item of their own category first,"""
+    found_at_5: _builtins.int
+    """among the first five,"""
+    found_at_10: _builtins.int
+    """among the first ten."""
+    reference_at_1: _builtins.float
+    """Recall@1 when its stage went live; absent where that is not known, and for those that wait."""
+    def __init__(
+        self,
+        *,
+        cohort: _builtins.int | None = ...,
+        probes: _builtins.int = ...,
+        found_at_1: _builtins.int = ...,
+        found_at_5: _builtins.int = ...,
+        found_at_10: _builtins.int = ...,
+        reference_at_1: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cohort", b"_cohort", "_reference_at_1", b"_reference_at_1", "cohort", b"cohort", "reference_at_1", b"reference_at_1"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cohort", b"_cohort", "_reference_at_1", b"_reference_at_1", "cohort", b"cohort", "found_at_1", b"found_at_1", "found_at_10", b"found_at_10", "found_at_5", b"found_at_5", "probes", b"probes", "reference_at_1", b"reference_at_1"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cohort: _TypeAlias = _typing.Literal["cohort"]  # noqa: Y015
+    _WhichOneofArgType__cohort: _TypeAlias = _typing.Literal["_cohort", b"_cohort"]  # noqa: Y015
+    _WhichOneofReturnType__reference_at_1: _TypeAlias = _typing.Literal["reference_at_1"]  # noqa: Y015
+    _WhichOneofArgType__reference_at_1: _TypeAlias = _typing.Literal["_reference_at_1", b"_reference_at_1"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cohort) -> _WhichOneofReturnType__cohort | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reference_at_1) -> _WhichOneofReturnType__reference_at_1 | None: ...
+
+Global___CohortMeasurement: _TypeAlias = CohortMeasurement  # noqa: Y015
+
+@_typing.final
+class SwapRecord(_message.Message):
+    """One generation of another model that went live."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
+    cohort: _builtins.int
+    """The newest stage that the model has learned; absent for a model that has learned none."""
+    again: _builtins.bool
+    """Whether it was live before, and this went back or forward to it again."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def generation(self) -> Global___GenerationRef:
+        """The generation, and its model."""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        generation: Global___GenerationRef | None = ...,
+        cohort: _builtins.int | None = ...,
+        again: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cohort", b"_cohort", "at", b"at", "cohort", b"cohort", "generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cohort", b"_cohort", "again", b"again", "at", b"at", "cohort", b"cohort", "generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cohort: _TypeAlias = _typing.Literal["cohort"]  # noqa: Y015
+    _WhichOneofArgType__cohort: _TypeAlias = _typing.Literal["_cohort", b"_cohort"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cohort) -> _WhichOneofReturnType__cohort | None: ...
+
+Global___SwapRecord: _TypeAlias = SwapRecord  # noqa: Y015
+
+@_typing.final
+class ListConfusionsRequest(_message.Message):
+    """Asks for the categories that are found worst."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_CATEGORIES_FIELD_NUMBER: _builtins.int
+    MAX_EXAMPLES_FIELD_NUMBER: _builtins.int
+    max_categories: _builtins.int
+    """Categories at most; 0 means 10."""
+    max_examples: _builtins.int
+    """Examples of each at most; 0 means 3."""
+    def __init__(
+        self,
+        *,
+        max_categories: _builtins.int = ...,
+        max_examples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_categories", b"max_categories", "max_examples", b"max_examples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConfusionsRequest: _TypeAlias = ListConfusionsRequest  # noqa: Y015
+
+@_typing.final
+class ListConfusionsResponse(_message.Message):
+    """The categories that are found worst."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it was measured."""
+
+    @_builtins.property
+    def generation(self) -> Global___GenerationRef:
+        """The generation that was measured."""
+
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___CategoryConfusion]:
+        """Lowest Recall@1 first, of those that miss any."""
+
+    def __init__(
+        self,
+        *,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        generation: Global___GenerationRef | None = ...,
+        categories: _abc.Iterable[Global___CategoryConfusion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "categories", b"categories", "generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListConfusionsResponse: _TypeAlias = ListConfusionsResponse  # noqa: Y015
+
+@_typing.final
+class CategoryConfusion(_message.Message):
+    """How one category is found, and what is found in its place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
+    FOUND_AT_1_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    category: _builtins.str
+    """Its name."""
+    cohort: _builtins.int
+    """The stage that taught it; absent when it waits."""
+    probes: _builtins.int
+    """Its probes that were searched."""
+    found_at_1: _builtins.int
+    """Of these, how many found an item of their own category first."""
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___Confusion]:
+        """The others, some of them."""
+
+    def __init__(
+        self,
+        *,
+        category: _builtins.str = ...,
+        cohort: _builtins.int | None = ...,
+        probes: _builtins.int = ...,
+        found_at_1: _builtins.int = ...,
+        examples: _abc.Iterable[Global___Confusion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cohort", b"_cohort", "cohort", b"cohort"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cohort", b"_cohort", "category", b"category", "cohort", b"cohort", "examples", b"examples", "found_at_1", b"found_at_1", "probes", b"probes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cohort: _TypeAlias = _typing.Literal["cohort"]  # noqa: Y015
+    _WhichOneofArgType__cohort: _TypeAlias = _typing.Literal["_cohort", b"_cohort"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cohort) -> _WhichOneofReturnType__cohort | None: ...
+
+Global___CategoryConfusion: _TypeAlias = CategoryConfusion  # noqa: Y015
+
+@_typing.final
+class Confusion(_message.Message):
+    """A probe that found an item of another category first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBE_ID_FIELD_NUMBER: _builtins.int
+    FOUND_ID_FIELD_NUMBER: _builtins.int
+    FOUND_CATEGORY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    probe_id: _builtins.str
+    """The item that was searched."""
+    found_id: _builtins.str
+    """The item that it found first."""
+    found_category: _builtins.str
+    """That item's category."""
+    score: _builtins.float
+    """Cosine similarity of the two."""
+    def __init__(
+        self,
+        *,
+        probe_id: _builtins.str = ...,
+        found_id: _builtins.str = ...,
+        found_category: _builtins.str = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found_category", b"found_category", "found_id", b"found_id", "probe_id", b"probe_id", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Confusion: _TypeAlias = Confusion  # noqa: Y015
 
 @_typing.final
 class BackupRequest(_message.Message):

@@ -578,6 +578,16 @@ class AdminStub:
                 request_serializer=everlook_dot_v1_dot_everlook__pb2.CancelTrainingRequest.SerializeToString,
                 response_deserializer=everlook_dot_v1_dot_everlook__pb2.CancelTrainingResponse.FromString,
                 _registered_method=True)
+        self.GetRecallHistory = channel.unary_unary(
+                '/everlook.v1.Admin/GetRecallHistory',
+                request_serializer=everlook_dot_v1_dot_everlook__pb2.GetRecallHistoryRequest.SerializeToString,
+                response_deserializer=everlook_dot_v1_dot_everlook__pb2.GetRecallHistoryResponse.FromString,
+                _registered_method=True)
+        self.ListConfusions = channel.unary_unary(
+                '/everlook.v1.Admin/ListConfusions',
+                request_serializer=everlook_dot_v1_dot_everlook__pb2.ListConfusionsRequest.SerializeToString,
+                response_deserializer=everlook_dot_v1_dot_everlook__pb2.ListConfusionsResponse.FromString,
+                _registered_method=True)
         self.Backup = channel.unary_unary(
                 '/everlook.v1.Admin/Backup',
                 request_serializer=everlook_dot_v1_dot_everlook__pb2.BackupRequest.SerializeToString,
@@ -644,6 +654,21 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRecallHistory(self, request, context):
+        """Says how recall has gone: what the probes measured after each swap, and from time to time since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConfusions(self, request, context):
+        """Says which categories the live generation finds worst, and what is found in their place, as the probes measured it
+        last. NOT_READY when nothing has been measured yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Backup(self, request, context):
         """Writes a consistent copy of the catalogue and the live generation.
         """
@@ -688,6 +713,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.CancelTraining,
                     request_deserializer=everlook_dot_v1_dot_everlook__pb2.CancelTrainingRequest.FromString,
                     response_serializer=everlook_dot_v1_dot_everlook__pb2.CancelTrainingResponse.SerializeToString,
+            ),
+            'GetRecallHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRecallHistory,
+                    request_deserializer=everlook_dot_v1_dot_everlook__pb2.GetRecallHistoryRequest.FromString,
+                    response_serializer=everlook_dot_v1_dot_everlook__pb2.GetRecallHistoryResponse.SerializeToString,
+            ),
+            'ListConfusions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConfusions,
+                    request_deserializer=everlook_dot_v1_dot_everlook__pb2.ListConfusionsRequest.FromString,
+                    response_serializer=everlook_dot_v1_dot_everlook__pb2.ListConfusionsResponse.SerializeToString,
             ),
             'Backup': grpc.unary_unary_rpc_method_handler(
                     servicer.Backup,
@@ -885,6 +920,60 @@ class Admin:
             '/everlook.v1.Admin/CancelTraining',
             everlook_dot_v1_dot_everlook__pb2.CancelTrainingRequest.SerializeToString,
             everlook_dot_v1_dot_everlook__pb2.CancelTrainingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecallHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlook.v1.Admin/GetRecallHistory',
+            everlook_dot_v1_dot_everlook__pb2.GetRecallHistoryRequest.SerializeToString,
+            everlook_dot_v1_dot_everlook__pb2.GetRecallHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConfusions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlook.v1.Admin/ListConfusions',
+            everlook_dot_v1_dot_everlook__pb2.ListConfusionsRequest.SerializeToString,
+            everlook_dot_v1_dot_everlook__pb2.ListConfusionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

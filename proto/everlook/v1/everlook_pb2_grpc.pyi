@@ -33,7 +33,8 @@ Errors. Calls fail with the standard gRPC codes, and with google.rpc details in 
 
 Safe to retry: every call of `Search`; `Get`, `BatchGet`, `GetImage`, `ListCategories`; `Put` and `Ingest` (the same
 item again changes nothing and is answered UNCHANGED); `Delete` (a second one answers NOT_FOUND); `Status`,
-`WatchStatus` and `ListGenerations`. Not so the levers of `Admin`: a second `Rollback` goes back once more.
+`WatchStatus`, `ListGenerations`, `GetRecallHistory` and `ListConfusions`. Not so the levers of `Admin`: a second
+`Rollback` goes back once more.
 
 Deadlines: send one with every call. Text is UTF-8. All numbers in `Limits` are the server's; ask `Admin.Status`.
 """
@@ -266,6 +267,12 @@ class AdminStub:
     """Stops the training that is under way, and answers when it has stopped; the served generation stays as it is.
     NOT_READY when there is none, or it was over first.
     """
+    GetRecallHistory: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.GetRecallHistoryRequest, _everlook_pb2.GetRecallHistoryResponse]
+    """Says how recall has gone: what the probes measured after each swap, and from time to time since."""
+    ListConfusions: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.ListConfusionsRequest, _everlook_pb2.ListConfusionsResponse]
+    """Says which categories the live generation finds worst, and what is found in their place, as the probes measured it
+    last. NOT_READY when nothing has been measured yet.
+    """
     Backup: _grpc.UnaryUnaryMultiCallable[_everlook_pb2.BackupRequest, _everlook_pb2.BackupResponse]
     """Writes a consistent copy of the catalogue and the live generation."""
 
@@ -298,6 +305,12 @@ class AdminAsyncStub(AdminStub):
     CancelTraining: _aio.UnaryUnaryMultiCallable[_everlook_pb2.CancelTrainingRequest, _everlook_pb2.CancelTrainingResponse]  # type: ignore[assignment]
     """Stops the training that is under way, and answers when it has stopped; the served generation stays as it is.
     NOT_READY when there is none, or it was over first.
+    """
+    GetRecallHistory: _aio.UnaryUnaryMultiCallable[_everlook_pb2.GetRecallHistoryRequest, _everlook_pb2.GetRecallHistoryResponse]  # type: ignore[assignment]
+    """Says how recall has gone: what the probes measured after each swap, and from time to time since."""
+    ListConfusions: _aio.UnaryUnaryMultiCallable[_everlook_pb2.ListConfusionsRequest, _everlook_pb2.ListConfusionsResponse]  # type: ignore[assignment]
+    """Says which categories the live generation finds worst, and what is found in their place, as the probes measured it
+    last. NOT_READY when nothing has been measured yet.
     """
     Backup: _aio.UnaryUnaryMultiCallable[_everlook_pb2.BackupRequest, _everlook_pb2.BackupResponse]  # type: ignore[assignment]
     """Writes a consistent copy of the catalogue and the live generation."""
@@ -370,6 +383,24 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_everlook_pb2.CancelTrainingResponse, _abc.Awaitable[_everlook_pb2.CancelTrainingResponse]]:
         """Stops the training that is under way, and answers when it has stopped; the served generation stays as it is.
         NOT_READY when there is none, or it was over first.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRecallHistory(
+        self,
+        request: _everlook_pb2.GetRecallHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_everlook_pb2.GetRecallHistoryResponse, _abc.Awaitable[_everlook_pb2.GetRecallHistoryResponse]]:
+        """Says how recall has gone: what the probes measured after each swap, and from time to time since."""
+
+    @_abc_1.abstractmethod
+    def ListConfusions(
+        self,
+        request: _everlook_pb2.ListConfusionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_everlook_pb2.ListConfusionsResponse, _abc.Awaitable[_everlook_pb2.ListConfusionsResponse]]:
+        """Says which categories the live generation finds worst, and what is found in their place, as the probes measured it
+        last. NOT_READY when nothing has been measured yet.
         """
 
     @_abc_1.abstractmethod

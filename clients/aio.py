@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,6 +14,7 @@ from clients import wire
 from clients.aio_ingest import AsyncIngestStream
 from clients.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection, Tls
 from clients.errors import Cancelled, EverlookClientError, NotFound, from_rpc_error
+from clients.recall import Confusions, RecallHistory
 from clients.retry import ONCE, PATIENT, Attempts, RetryPolicy
 from clients.status import Event, Generation, Status
 from clients.types import (
@@ -141,6 +143,20 @@ class AsyncClient:
 
     async def generations(self, *, timeout_s: float | None = None) -> list[Generation]:
         return await self._run(wire.generations(), timeout_s)
+
+    async def recall_history(
+        self,
+        *,
+        since: datetime.datetime | None = None,
+        max_measurements: int = 0,
+        timeout_s: float | None = None,
+    ) -> RecallHistory:
+        return await self._run(wire.recall_history(since, max_measurements), timeout_s)
+
+    async def confusions(
+        self, *, max_categories: int = 0, max_examples: int = 0, timeout_s: float | None = None
+    ) -> Confusions:
+        return await self._run(wire.confusions(max_categories, max_examples), timeout_s)
 
     async def promote(self, number: int, *, timeout_s: float | None = None) -> Generation:
         return await self._run(wire.promote(number), timeout_s)

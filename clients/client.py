@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
@@ -13,6 +14,7 @@ from clients import wire
 from clients.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection, Tls
 from clients.errors import Cancelled, EverlookClientError, NotFound, from_rpc_error
 from clients.ingest import IngestStream
+from clients.recall import Confusions, RecallHistory
 from clients.retry import ONCE, PATIENT, Attempts, RetryPolicy
 from clients.status import Event, Generation, Status
 from clients.types import (
@@ -161,6 +163,29 @@ class Client:
     def generations(self, *, timeout_s: float | None = None) -> list[Generation]:
         """The generations that are kept, and models that failed a gate before they had one, newest first."""
         return self._run(wire.generations(), timeout_s)
+
+    def recall_history(
+        self,
+        *,
+        since: datetime.datetime | None = None,
+        max_measurements: int = 0,
+        timeout_s: float | None = None,
+    ) -> RecallHistory:
+        """What the probes of every cohort measured, and when other models went live.
+
+        since: only what was measured at this time (with a zone) or later. max_measurements: where there are more, those
+        after swaps stay, and of the others every n-th; 0 leaves it to the server (1000). Errors: InvalidRequest.
+        """
+        return self._run(wire.recall_history(since, max_measurements), timeout_s)
+
+    def confusions(
+        self, *, max_categories: int = 0, max_examples: int = 0, timeout_s: float | None = None
+    ) -> Confusions:
+        """The categories that are found worst, and what is found in their place; 0 leaves it to the server (10, 3).
+
+        Errors: NotReady when nothing has been measured yet.
+        """
+        return self._run(wire.confusions(max_categories, max_examples), timeout_s)
 
     def promote(self, number: int, *, timeout_s: float | None = None) -> Generation:
         """Makes a generation live, and returns it when it is: at most ten minutes, unless `timeout_s` says otherwise.

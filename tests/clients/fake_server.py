@@ -98,6 +98,7 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
     cut_after: breaks the ingest stream once it has acknowledged so many items; one number for each stream.
     gate: while it is cleared, nothing of an ingest stream is acknowledged.
     generations: newest first; Promote and Rollback move which is live. training: the stage that is being learned.
+    history: what was measured. confusions: what is found worst; None: nothing has been measured.
     tell(event, ...): the next message of every watch that is open. hang_up(): ends every watch, as a stop does.
     """
 
@@ -114,6 +115,8 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
         self.serving = True
         self.generations = [fake_generation(1, pb.GENERATION_STATE_LIVE)]
         self.training: pb.TrainingStatus | None = None
+        self.history = pb.GetRecallHistoryResponse()
+        self.confusions: pb.ListConfusionsResponse | None = None
         self.asked_for: list[list[str]] = []
         self._watches: list[queue.SimpleQueue[str | None]] = []
         self._failures: dict[str, list[Failure]] = defaultdict(list)
@@ -277,6 +280,32 @@ class FakeServer(pb_grpc.SearchServicer, pb_grpc.CatalogServicer, pb_grpc.AdminS
         return self._answer(
             "ListGenerations", context, lambda: pb.ListGenerationsResponse(generations=self.generations)
         )
+
+    def GetRecallHistory(
+        self, request: pb.GetRecallHistoryRequest, context: grpc.ServicerContext
+    ) -> pb.GetRecallHistoryResponse:
+        def work() -> pb.GetRecallHistoryResponse:
+            since = request.since.ToNanoseconds() if request.HasField("since") else -(1 << 63)
+            found = [each for each in self.history.measurements if each.at.ToNanoseconds() >= since]
+            kept = found[-request.max_measurements :] if request.max_measurements else found
+            return pb.GetRecallHistoryResponse(measurements=kept, swaps=self.history.swaps)
+
+        return self._answer("GetRecallHistory", context, work)
+
+    def ListConfusions(
+        self, request: pb.ListConfusionsRequest, context: grpc.ServicerContext
+    ) -> pb.ListConfusionsResponse:
+        def work() -> pb.ListConfusionsResponse:
+            if self.confusions is None:
+                raise Failure(grpc.StatusCode.FAILED_PRECONDITION, "nothing has been measured yet", reason="NOT_READY")
+            found = pb.ListConfusionsResponse()
+            found.CopyFrom(self.confusions)
+            del found.categories[request.max_categories or 10 :]
+            for category in found.categories:
+                del category.examples[request.max_examples or 3 :]
+            return found
+
+        return self._answer("ListConfusions", context, work)
 
     def Promote(self, request: pb.PromoteRequest, context: grpc.ServicerContext) -> pb.PromoteResponse:
         return self._answer("Promote", context, lambda: pb.PromoteResponse(generation=self._make_live(request.number)))

@@ -9,6 +9,7 @@ from clients.cli.demo import demo
 from clients.cli.ingest import ingest
 from clients.cli.models import models
 from clients.cli.promote import promote
+from clients.cli.report import report
 from clients.cli.rollback import rollback
 from clients.cli.search import embed, search
 from clients.cli.serve import serve
@@ -28,6 +29,6 @@ def main() -> None:
 
 for _command in (
     *(serve, ingest, search, get, delete, categories, status, embed, demo),
-    *(models, promote, rollback, train, watch),
+    *(models, promote, rollback, train, watch, report),
 ):
     main.add_command(_command)

@@ -1,0 +1,85 @@
+"""Writing a report into a folder: the page, whole in itself, and its charts as pictures.
+
+Each file is written aside, fsynced and renamed, so that who opens one finds it whole.
+
+| crash at this step        | found so at restart                                                                   |
+|---------------------------|---------------------------------------------------------------------------------------|
+| while a file is written   | the report before, whole, and a `.NAME.partial`, which the next report writes anew    |
+| between two renames       | pictures of this report beside the page of the one before; the page needs none of them |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients.report.axes import axes_of
+from clients.report.change_chart import change_chart
+from clients.report.figures import changes_of, series_of, together
+from clients.report.gather import Facts
+from clients.report.page import page
+from clients.report.png import write_png
+from clients.report.recall_chart import WIDE, recall_chart
+from clients.report.words import day_and_minute
+
+PAGE, RECALL, CHANGES = "report.html", "recall.png", "changes.png"
+_COLUMNS = 3
+_MOST_ROWS = 6  # of cohorts in the picture; the page has all
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a report is: its page, and those pictures that there was something to draw in."""
+
+    page: Path
+    pictures: tuple[Path, ...]
+
+
+def write_report(facts: Facts, folder: Path) -> Written:
+    """Writes the report, in place of one that is there already. Errors: OSError when the folder cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = [picture for picture in (_recall(facts, folder), _changes(facts, folder)) if picture is not None]
+    text = page(facts)
+    return Written(_replace(folder / PAGE, lambda path: _write_text(path, text)), tuple(pictures))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _recall(facts: Facts, folder: Path) -> Path | None:
+    measurements, swaps = facts.history.measurements, facts.history.swaps
+    series, everything = series_of(measurements), together(measurements)
+    if not series:
+        (folder / RECALL).unlink(missing_ok=True)
+        return None
+    axes = axes_of([*series, everything])
+    panels = [recall_chart(each, axes, swaps) for each in series[-_COLUMNS * _MOST_ROWS :]]
+    rows = [panels[at : at + _COLUMNS] for at in range(0, len(panels), _COLUMNS)]
+    rows.insert(0, [recall_chart(everything, axes, swaps, WIDE, labels=True)])
+    note = (
+        f"{facts.server}, {day_and_minute(facts.made_at)} UTC. Line and band: share of probes that find their category "
+        "first, with its 95 % bounds. Dashed: when the stage went live. Triangles: swaps."
+    )
+    return _replace(folder / RECALL, lambda path: write_png(path, "Everlook: recall by cohort", note, rows))
+
+
+def _changes(facts: Facts, folder: Path) -> Path | None:
+    changes = [each for each in changes_of(facts.history) if each.learning or each.forgetting]
+    if not changes:
+        (folder / CHANGES).unlink(missing_ok=True)
+        return None
+    note = "Change of Recall@1, in percentage points, from just before each swap to just after it, with 95 % bounds."
+    rows = [[change_chart(changes)]]
+    return _replace(folder / CHANGES, lambda path: write_png(path, "Everlook: forgetting against learning", note, rows))
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> Path:
+    aside = path.with_name(f".{path.name}.partial")
+    write(aside)
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    return path

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
+from indexer import logs
 from indexer.backfill import Backfill
 from indexer.candidate import refuse
 from indexer.catalogue import Catalogue
@@ -171,7 +172,11 @@ def _seconds(text: str) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """Every option, with its help."""
-    root = _Parser(prog="python -m indexer", description="Everlook's backfill of candidate models.")
+    root = _Parser(
+        prog="python -m indexer",
+        description="Everlook's backfill of candidate models.",
+        epilog=f"Its log is for people, or JSON: ${logs.STYLE}=json.",
+    )
     root.add_argument("--data", type=Path, required=True, metavar="DIR", help="the server's data directory")
     root.add_argument(
         "--database-url",
@@ -192,10 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit code."""
     options = parser().parse_args(arguments)
     end_with_parent(os.environ)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     data = DataDir(options.data)
     url = options.database_url or data.catalogue_url
     try:
+        logs.configure("indexer", logs.style_of(os.environ), logging.INFO)
         effort = Effort(options.threads, options.share, options.batch, not options.no_give_way)
         with Lock(data, "indexer.lock"):
             data.create()

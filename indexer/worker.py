@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from indexer import devices as available
+from indexer import logs
 from indexer.candidate import make_generation
 from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir
@@ -167,7 +168,7 @@ def _main(pipe: Connection[Any, Any], owner: int, data: DataDir, database_url: s
     for number in (signal.SIGINT, signal.SIGTERM):  # control-C, and stopping a group, reach both: the owner decides
         signal.signal(number, signal.SIG_IGN)
     _die_with(owner)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.configure("indexer", logs.style_of(os.environ), logging.WARNING)
     if effort.give_way:
         give_way()
     try:

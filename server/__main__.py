@@ -17,7 +17,9 @@ from pydantic_settings.exceptions import SettingsError
 from indexer.datadir import DataDir
 from indexer.engine import published_models
 from indexer.errors import EverlookError
+from indexer.logs import configure
 from server.app import App
+from server.logs import add_request
 from server.settings import Settings
 
 log = logging.getLogger("server")
@@ -30,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValidationError, SettingsError) as error:
         print(f"everlook serve: {_bad_settings(error)}", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    configure("server", settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()], add_request)
     try:
         ensure_model(DataDir(settings.data))
         return asyncio.run(serve(settings))

@@ -42,7 +42,7 @@ from server.services.catalog import CatalogService
 from server.services.search import SearchService
 from server.settings import Settings
 from server.state import ServerState
-from server.supervisor import Supervisor, commands
+from server.supervisor import Supervisor, commands, environment
 from server.swapper import Swapper
 from server.teaching import Teaching
 from server.wire import pb, pb_grpc
@@ -111,7 +111,11 @@ class App:
         swapper = await stack.enter_async_context(
             Swapper(engine, recall_limits(settings), metrics.swaps, hold=settings.hold)
         )
-        supervisor = Supervisor(commands(settings), lambda name: metrics.program_restarts.labels(program=name).inc())
+        supervisor = Supervisor(
+            commands(settings),
+            lambda name: metrics.program_restarts.labels(program=name).inc(),
+            environment=environment(settings),
+        )
         learning = Learning(engine.data)
         progress = Progress(engine.data, learning, swapper, supervisor)
         state = ServerState(engine, pipeline, settings, limits, learning, swapper, progress)

@@ -1,12 +1,10 @@
-"""What every call has in common: it is counted and timed, and every error leaves it as a typed status."""
+"""What every call has in common: it is observed (`server.observed`), and every error leaves it as a typed status."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -14,7 +12,10 @@ from grpc import aio
 
 from indexer.errors import MalformedMessage
 from server.metrics import Metrics
-from server.status import DETAILS_KEY, code_of, known, to_status
+from server.observed import Observed
+
+if TYPE_CHECKING:
+    from server.tracing import Tracing
 
 Handler = Any  # grpc.RpcMethodHandler carries its four functions as untyped attributes
 
@@ -24,11 +25,11 @@ class Malformed:
 
 
 _MALFORMED = Malformed()
-_AT_DEADLINE_S = 0.02  # the caller's clock began earlier than ours: it hangs up a moment before we see the deadline
 
 
-def _forgiving(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _forgiving(parse: Callable[[bytes], Any], observed: Observed) -> Callable[[bytes], Any]:
     def deserialize(data: bytes) -> Any:
+        observed.received += len(data)
         try:
             return parse(data)
         except DecodeError:
@@ -48,10 +49,14 @@ def check_parsed(request: object) -> None:
 
 
 class CallInterceptor(aio.ServerInterceptor):
-    """Wraps every method of Everlook's own services. Health and reflection are left as they are."""
+    """Wraps every method of Everlook's own services. Health and reflection are left as they are.
 
-    def __init__(self, metrics: Metrics) -> None:
+    What a method returns is made bytes here, so that this is a part of the call, too.
+    """
+
+    def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self._metrics = metrics
+        self._tracing = tracing
 
     async def intercept_service(
         self,
@@ -63,68 +68,48 @@ class CallInterceptor(aio.ServerInterceptor):
         if handler is None or not method.startswith("/everlook.v1."):
             return handler
         rpc = method.removeprefix("/everlook.v1.")
-        parse = _forgiving(handler.request_deserializer)
+        observed = Observed(rpc, handler_call_details.invocation_metadata, self._metrics, self._tracing)
+        parse = _forgiving(handler.request_deserializer, observed)
         if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self._streaming(rpc, handler.stream_stream), parse, handler.response_serializer
-            )
+            streaming = _streaming(observed, handler.stream_stream, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(streaming, parse)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(rpc, handler.unary_stream), parse, handler.response_serializer
-            )
+            streaming = _streaming(observed, handler.unary_stream, handler.response_serializer)
+            return grpc.unary_stream_rpc_method_handler(streaming, parse)
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(rpc, handler.unary_unary), parse, handler.response_serializer
+            _unary(observed, handler.unary_unary, handler.response_serializer), parse
         )
 
-    def _unary(self, rpc: str, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            with _Observed(self._metrics, rpc, context) as observed:
-                try:
-                    check_parsed(request)
-                    return await method(request, context)
-                except Exception as error:  # every error becomes a status; `known` logs what nobody foresaw
-                    await observed.abort(error)
 
-        return call
+def _unary(
+    observed: Observed, method: Callable[..., Awaitable[Any]], serialize: Callable[[Any], bytes]
+) -> Callable[..., Awaitable[bytes]]:
+    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> bytes:
+        with observed.serving(context):
+            try:
+                check_parsed(request)
+                data = serialize(await method(request, context))
+                observed.sent += len(data)
+                return data
+            except Exception as error:  # every error becomes a status; `known` logs what nobody foresaw
+                await observed.abort(error)
 
-    def _streaming(
-        self, rpc: str, method: Callable[..., AsyncGenerator[Any, None]]
-    ) -> Callable[..., AsyncGenerator[Any, None]]:
-        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncGenerator[Any, None]:
-            with _Observed(self._metrics, rpc, context) as observed:
-                try:
-                    check_parsed(request)
-                    async with aclosing(method(request, context)) as responses:
-                        async for response in responses:
-                            yield response
-                except Exception as error:
-                    await observed.abort(error)
-
-        return call
+    return call
 
 
-class _Observed:
-    """Counts one call when it ends, under the code that it ended with."""
+def _streaming(
+    observed: Observed, method: Callable[..., AsyncGenerator[Any, None]], serialize: Callable[[Any], bytes]
+) -> Callable[..., AsyncGenerator[bytes, None]]:
+    async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncGenerator[bytes, None]:
+        with observed.serving(context):
+            try:
+                check_parsed(request)
+                async with aclosing(method(request, context)) as responses:
+                    async for response in responses:
+                        data = serialize(response)
+                        observed.sent += len(data)
+                        yield data
+            except Exception as error:
+                await observed.abort(error)
 
-    def __init__(self, metrics: Metrics, rpc: str, context: aio.ServicerContext[Any, Any]) -> None:
-        self._metrics, self._rpc, self._context = metrics, rpc, context
-        self._code = grpc.StatusCode.OK
-        self._began = time.perf_counter()
-
-    def __enter__(self) -> _Observed:
-        return self
-
-    async def abort(self, error: Exception) -> NoReturn:
-        cause = known(error)
-        self._code = code_of(cause)
-        self._metrics.count_refusal(cause)
-        details = ((DETAILS_KEY, to_status(cause).SerializeToString()),)
-        await self._context.abort(self._code, cause.message, details)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            remaining = self._context.time_remaining()
-            late = remaining is not None and remaining < _AT_DEADLINE_S
-            self._code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
-        self._metrics.calls.labels(rpc=self._rpc, code=self._code.name).inc()
-        self._metrics.call_seconds.labels(rpc=self._rpc).observe(time.perf_counter() - self._began)
+    return call

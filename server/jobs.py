@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from indexer.catalogue import Applied, MetadataValue
 from indexer.engine import Serving
 from indexer.index import Hits, SearchParams
+from server import logs
 from server.batching import Lane
 
 
@@ -46,6 +47,9 @@ class Timing:
     decode_s: float = 0.0
     encode_s: float = 0.0
     search_s: float = 0.0
+    commit_s: float = 0.0
+    began: dict[str, float] = field(default_factory=dict)
+    """`time.perf_counter()` at the beginning of decode, encode, search and commit; of what was done."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ class _Job(Generic[R]):
     """`time.monotonic()` after which nobody waits for the answer; None waits for ever."""
     enqueued_at: float = field(default_factory=time.monotonic, init=False)
     timing: Timing = field(default_factory=Timing, init=False)
+    request: str = field(default_factory=logs.request_id, init=False)
+    """The id of the call that it is a part of."""
 
     @property
     def expired(self) -> bool:

@@ -26,7 +26,7 @@ class Metrics:
         self.registry = registry
         self.calls = Counter("everlook_calls", "Finished calls.", ["rpc", "code"], registry=registry)
         self.call_seconds = Histogram(
-            "everlook_call_seconds", "Time of a call in the server.", ["rpc"], buckets=_FAST, registry=registry
+            "everlook_call_seconds", "Time of a call in the server.", ["rpc", "code"], buckets=_FAST, registry=registry
         )
         self.refusals = Counter(
             "everlook_refusals", "Work refused because a bound was reached.", ["reason"], registry=registry

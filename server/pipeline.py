@@ -29,6 +29,7 @@ from indexer.images import ImageInfo, ImageLimits, preprocess
 from indexer.index import SearchParams
 from indexer.model import Manifest
 from indexer.validate import unit_vector
+from server import logs
 from server.batching import Lane, LaneLimits, WorkQueue
 from server.jobs import Answer, ImageQuery, IngestJob, ItemQuery, Job, QueryJob, VectorQuery, Written
 from server.metrics import Metrics
@@ -92,6 +93,7 @@ class Pipeline:
                 if isinstance(jobs[0], QueryJob):
                     outcomes = self._answer([job for job in jobs if isinstance(job, QueryJob)])
                 else:
+            logs.work_for(job.request for job in jobs)
                     outcomes = self._write([job for job in jobs if isinstance(job, IngestJob)])
             except Exception as error:  # the batch fails as a whole; the worker lives on
                 outcomes = [(job, error) for job in jobs]
@@ -149,6 +151,7 @@ class Pipeline:
 
     def _begin(self, jobs: Sequence[Job]) -> None:
         now = time.monotonic()
+            job.timing.began["decode"] = began
         lane = jobs[0].lane.label
         self._metrics.batch_jobs.labels(lane=lane).observe(len(jobs))
         waited = self._metrics.stage_seconds.labels(lane=lane, stage="queue")
@@ -160,6 +163,7 @@ class Pipeline:
         for stage, seconds in stages.items():
             self._metrics.stage_seconds.labels(lane=lane.label, stage=stage).observe(seconds)
 
+            job.timing.began.setdefault("encode", began)
     # ------------------------------------------------------------------------------------------------ queries
 
     def _answer(self, jobs: Sequence[QueryJob]) -> list[Outcome]:
@@ -206,7 +210,7 @@ class Pipeline:
             took = time.perf_counter() - began
             self._observe(Lane.QUERY, search=took)
             for (job, vector), found in zip(group, hits, strict=True):
-                job.timing.search_s = took
+                job.timing.began["search"], job.timing.search_s = began, took
                 outcomes.append((job, Answer(serving, vector, found, job.timing)))
         return outcomes
 
@@ -251,7 +255,8 @@ class Pipeline:
 
     def _committed(self, job: IngestJob, began: float, done: Future[Applied]) -> None:
         error = done.exception()
-        self._observe(Lane.INGEST, commit=time.perf_counter() - began)
+        job.timing.began["commit"], job.timing.commit_s = began, time.perf_counter() - began
+        self._observe(Lane.INGEST, commit=job.timing.commit_s)
         self._deliver([(job, error or Written(done.result(), self._engine.live.current))])
 
 

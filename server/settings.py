@@ -97,7 +97,9 @@ class Settings(BaseSettings):
     drain_s: float = Field(10.0, ge=0)
     """Seconds that calls under way get to finish when the server stops."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe messages that are logged."""
+    """Least severe messages that are logged: at info every call that failed, at debug every call."""
+    log_format: Literal["pretty", "json"] = "pretty"
+    """Lines for people, or a JSON object for each entry."""
 
     @field_validator("trainer_args", "indexer_args")
     @classmethod

@@ -10,6 +10,7 @@ from google.protobuf import any_pb2, duration_pb2, message
 from google.rpc import error_details_pb2, status_pb2
 
 from indexer import errors
+from server import logs
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ def code_of(error: errors.EverlookError) -> grpc.StatusCode:
 
 
 def known(error: BaseException) -> errors.EverlookError:
-    """`error` itself when it is one of the engine's; otherwise a stand-in that names only the entry in the log.
+    """`error` itself when it is one of the engine's; otherwise a stand-in that names only the entry in the log, by the
+    id of the call where there is one.
 
     Damage is logged too: it is the operator who must look.
     """
@@ -49,8 +51,8 @@ def known(error: BaseException) -> errors.EverlookError:
         log.error("%s", error.message, exc_info=error)
     if isinstance(error, errors.EverlookError):
         return error
-    reference = uuid.uuid4().hex[:12]
-    log.error("internal error %s", reference, exc_info=error)
+    reference = logs.request_id() or uuid.uuid4().hex[:16]
+    log.error("internal error", exc_info=error, extra={"request_id": reference})
     return errors.EverlookError(f"a fault of the server; its log has it as {reference}")
 
 
@@ -76,6 +78,8 @@ def to_status(error: errors.EverlookError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_s * 1000))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if request := logs.request_id():
+        details.append(error_details_pb2.RequestInfo(request_id=request))
     status = status_pb2.Status(code=code_of(error).value[0], message=error.message)
     for detail in details:
         packed = any_pb2.Any()

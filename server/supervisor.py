@@ -6,7 +6,8 @@ Each is a process of its own, at the lowest priority by its own doing (`indexer.
   their order; what a program has started itself dies with it when it has to be killed;
 - has a pipe as standard input whose other end only the server holds, so that it ends however the server dies
   (`indexer.parent`). PR_SET_PDEATHSIG would be Linux's own way, but needs code between fork and exec, which is not safe
-  in a process with threads, and goes by the thread that started the child, not by the process.
+  in a process with threads, and goes by the thread that started the child, not by the process;
+- has a pipe as standard output and error, whose lines the server writes to its own log: whole, and in its format.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +28,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from indexer import logs
 from indexer.parent import SUPERVISED
 from server.settings import Settings
 
@@ -34,7 +37,7 @@ log = logging.getLogger(__name__)
 PROGRAMS = ("trainer", "indexer")
 """Their names, in the order in which they are stopped: the one that makes work before the one that takes it up."""
 
-_STDERR = 2
+_LAST_LINES_S = 1.0  # in which what a program wrote last is read; what it has left behind may hold its pipe open
 
 
 def commands(settings: Settings) -> dict[str, list[str]]:
@@ -42,12 +45,19 @@ def commands(settings: Settings) -> dict[str, list[str]]:
     if not settings.supervise:
         return {}
     shared = ["--data", str(settings.data)]
-    if settings.database_url is not None:
-        shared += ["--database-url", settings.database_url]
     found = {"indexer": [sys.executable, "-m", "indexer", *shared, *shlex.split(settings.indexer_args)]}
     if importlib.util.find_spec("torch") is not None:  # looked for, never imported
         found["trainer"] = [sys.executable, "-m", "trainer", "run", *shared, *shlex.split(settings.trainer_args)]
     return {name: found[name] for name in PROGRAMS if name in found}
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What the programs get besides the server's own environment. The database's URL is here, since it may hold a
+    password, and everyone on the machine can read a command line."""
+    found = {logs.STYLE: settings.log_format}
+    if settings.database_url is not None:
+        found["EVERLOOK_DATABASE_URL"] = settings.database_url
+    return found
 
 
 @dataclass(frozen=True)
@@ -92,9 +102,11 @@ class Supervisor:
         commands: Mapping[str, Sequence[str]],
         on_restart: Callable[[str], None],
         patience: Patience | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.children = {name: Child() for name in commands}
         self._commands = commands
+        self._environment = environment or {}
         self._on_restart = on_restart
         self._patience = patience or Patience()
         self._tasks: list[asyncio.Task[None]] = []
@@ -131,23 +143,29 @@ class Supervisor:
 
     async def _run(self, name: str) -> str:
         """Runs one program to its end, and says how that was."""
-        child = self.children[name]
+        child, (ours, theirs) = self.children[name], os.pipe()
+        relay = threading.Thread(target=_relay, args=(name, ours), name=f"log of {name}", daemon=True)
+        relay.start()
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._commands[name],
                 stdin=self._pipe[0],
-                stdout=_STDERR,  # the server's own standard output has one line, which says where it serves
-                env={**os.environ, SUPERVISED: "1"},
+                stdout=theirs,
+                stderr=theirs,
+                env={**os.environ, **self._environment, SUPERVISED: "1"},
                 start_new_session=True,
             )
         except OSError as error:
             return f"cannot be started: {error}"
+        finally:
+            os.close(theirs)  # so that the pipe ends with the program
         child.pid = process.pid
         log.info("the %s runs as process %d", name, process.pid)
         try:
             return _words(await process.wait())
         finally:
             await self._end(name, process)
+            await asyncio.to_thread(relay.join, _LAST_LINES_S)
             child.pid = 0
 
     async def _end(self, name: str, process: Process) -> None:
@@ -175,6 +193,13 @@ def hurry(pid: int) -> None:
         with contextlib.suppress(OSError):
             for thread in os.listdir(f"/proc/{pid}/task"):
                 os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
+
+
+def _relay(name: str, pipe: int) -> None:
+    """Logs what a program writes, until the end of its pipe."""
+    with os.fdopen(pipe, "rb") as lines:
+        while line := lines.readline(logs.LINE_BYTES):
+            logs.relay(name, line)
 
 
 def _words(code: int) -> str:

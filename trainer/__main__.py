@@ -16,6 +16,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from indexer import logs
 from indexer.datadir import DataDir
 from indexer.errors import EverlookError, InvalidInput
 from indexer.gates import RecallLimits
@@ -179,7 +180,7 @@ def _run(options: argparse.Namespace) -> int:
     def of(kind: Any) -> dict[str, Any]:
         return {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.configure("trainer", logs.style_of(os.environ), logging.WARNING)
     logging.getLogger("trainer").setLevel(logging.INFO)  # of the exporter and the quantiser only warnings
     recipe = Recipe(**of(Recipe), limits=RecallLimits(**of(RecallLimits)))
     end_with_parent(os.environ)

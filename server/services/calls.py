@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,8 +78,9 @@ class Calls:
         return applied
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
-        """Runs a blocking read of the catalogue in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.readers, function, *args)
+        """Runs a blocking read of the catalogue in a thread, in the context of the call."""
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self.readers, run, function, *args)
 
 
 def deadline_of(context: Context) -> float | None:

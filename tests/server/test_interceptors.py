@@ -168,7 +168,7 @@ def test_each_call_is_counted_under_its_code_and_refusals_under_their_reason(
                 assert failure.code().name == code
                 assert "secret" not in str(failure)
         await until(lambda: counted(registry, "Catalog/Get", code) == 3)
-        assert sample(registry, "everlook_call_seconds_count", rpc="Catalog/Get") == 3
+        assert sample(registry, "everlook_call_seconds_count", rpc="Catalog/Get", code=code) == 3
         reason = getattr(error, "reason", "")
         assert sample(registry, "everlook_refusals_total", reason=reason) == 3 * refusals
 

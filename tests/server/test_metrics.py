@@ -75,7 +75,8 @@ def test_calls_are_counted_by_method_and_code(value_of: Callable[..., float]) ->
     }
     for (rpc, code), times in counted.items():
         assert value_of("everlook_calls_total", rpc=rpc, code=code) == times
-    assert value_of("everlook_call_seconds_count", rpc="Search/Search") == 4
+    assert value_of("everlook_call_seconds_count", rpc="Search/Search", code="OK") == 2
+    assert value_of("everlook_call_seconds_count", rpc="Search/Search", code="NOT_FOUND") == 1
 
 
 def test_items_are_counted_by_what_became_of_them(value_of: Callable[..., float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from google.rpc import error_details_pb2
 from everlook.v1 import everlook_pb2 as pb
 from indexer import errors
 from server import wire
+from server.logs import new_request
 from server.status import CODES, DOMAIN, code_of, known, to_status
 from tests.server.running import details_of
 
@@ -129,12 +131,27 @@ def test_an_unknown_error_tells_only_where_the_log_has_it(error: Exception, capl
     status = to_status(known(error))
     assert status.code == Code.INTERNAL.value[0]
     assert b"secret" not in status.SerializeToString()
-    reference = re.search(r"[0-9a-f]{12}$", status.message)
+    reference = re.search(r"[0-9a-f]{16}$", status.message)
     assert reference is not None
     (record,) = caplog.records
-    assert reference.group() in record.getMessage()
+    assert vars(record)["request_id"] == reference.group()
     assert record.exc_info is not None
     assert record.exc_info[1] is error
+
+
+def test_within_a_call_its_id_is_the_reference_and_a_detail_of_every_error(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        new_request("order-7")
+        unknown, foreseen = to_status(known(ValueError("secret"))), to_status(errors.InvalidField("no"))
+        assert unknown.message.endswith(" order-7")
+        for status in (unknown, foreseen):
+            info = details_of(status)["RequestInfo"]
+            assert isinstance(info, error_details_pb2.RequestInfo)
+            assert info.request_id == "order-7"
+
+    contextvars.copy_context().run(fail)
+    assert vars(caplog.records[0])["request_id"] == "order-7"
+    assert "RequestInfo" not in details_of(to_status(errors.InvalidField("no")))
 
 
 @pytest.mark.parametrize(

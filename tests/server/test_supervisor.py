@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from server.supervisor import Patience, Supervisor, commands, hurry
+from server.supervisor import Patience, Supervisor, commands, environment, hurry
 from tests.conftest import ROOT
 from tests.server.running import settings_of, until
 
@@ -199,22 +199,70 @@ def test_the_programs_learn_that_their_server_was_killed() -> None:
 # ---------------------------------------------------------------------------------------------------- commands
 
 
-def test_each_program_gets_the_data_the_database_and_its_own_arguments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_program_gets_the_data_and_its_own_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     settings = settings_of(
         tmp_path,
         supervise=True,
-        database_url="sqlite:///x",
         trainer_args="--min-categories 5 --name 'a b'",
         indexer_args="--share 0.5",
     )
-    shared = ["--data", str(tmp_path), "--database-url", "sqlite:///x"]
+    shared = ["--data", str(tmp_path)]
     found = commands(settings)
     trainer = [sys.executable, "-m", "trainer", "run", *shared, "--min-categories", "5", "--name", "a b"]
     assert found == {"trainer": trainer, "indexer": [sys.executable, "-m", "indexer", *shared, "--share", "0.5"]}
     assert list(found) == ["trainer", "indexer"]  # the order in which they are stopped
+
+
+def test_the_databases_password_is_on_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    url = "postgresql+psycopg://everlook:secret@db/everlook"
+    settings = settings_of(tmp_path, supervise=True, database_url=url)
+    assert commands(settings).keys() == {"trainer", "indexer"}
+    assert "secret" not in str(commands(settings))
+    assert environment(settings) == {"EVERLOOK_DATABASE_URL": url, "EVERLOOK_LOG_FORMAT": "pretty"}
+    assert environment(settings_of(tmp_path, log_format="json")) == {"EVERLOOK_LOG_FORMAT": "json"}
+
+
+def test_both_programs_take_the_database_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    from indexer.__main__ import parser as indexer
+    from trainer.__main__ import parser as trainer
+
+    monkeypatch.setenv("EVERLOOK_DATABASE_URL", "sqlite:///of-the-environment")
+    assert indexer().parse_args(["--data", "d"]).database_url == "sqlite:///of-the-environment"
+    assert trainer().parse_args(["run", "--data", "d"]).database_url == "sqlite:///of-the-environment"
+
+
+def test_the_programs_get_the_environment_that_they_are_to_have(tmp_path: Path) -> None:
+    file = tmp_path / "env"
+
+    async def run() -> None:
+        program = shell(f'echo "$URL $EVERLOOK_SUPERVISED" > {shlex.quote(str(file))}; sleep 60')
+        async with Supervisor({"indexer": program}, lambda name: None, HASTY, {"URL": "secret"}):
+            await until(lambda: lines(file) == ["secret", "1"])
+
+    asyncio.run(run())
+
+
+def test_what_a_program_writes_is_in_the_servers_log_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        program = shell("printf 'half '; sleep 0.05; printf 'a line\\n' >&2; echo second; printf 'the last'; exit 1")
+        async with Supervisor({"trainer": program}, lambda name: None, HASTY) as programs:
+            await until(lambda: programs.children["trainer"].restarts >= 1)
+
+    asyncio.run(run())
+    written = [each.getMessage() for each in caplog.records if each.name == "trainer"]
+    assert written[:3] == ["half a line", "second", "the last"]
+
+
+def test_what_a_program_leaves_behind_does_not_hold_up_its_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.supervisor._LAST_LINES_S", 0.05)
+
+    async def run() -> None:
+        async with Supervisor({"indexer": shell("sleep 60 & exit 3")}, lambda name: None, HASTY) as programs:
+            await until(lambda: programs.children["indexer"].restarts >= 2)
+
+    asyncio.run(run())
 
 
 def test_no_trainer_is_run_where_torch_is_not_installed_and_nothing_where_it_is_not_asked_for(

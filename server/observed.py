@@ -1,0 +1,101 @@
+"""One call as an operator sees it: an id, a count, a time, a line in the log, and a trace where that is on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+import grpc
+from grpc import aio
+
+from indexer.errors import EverlookError
+from server import logs
+from server.metrics import Metrics
+from server.status import DETAILS_KEY, code_of, known, to_status
+
+if TYPE_CHECKING:
+    from server.tracing import CallSpan, Tracing
+
+log = logging.getLogger("server.calls")
+
+_AT_DEADLINE_S: Final = (
+    0.02  # the caller's clock began earlier than ours: it hangs up a moment before we see the deadline
+)
+_FAULTS: Final = {
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.UNAVAILABLE,
+}
+"""Of the server; all other codes say something of the call."""
+
+
+class Observed:
+    """Begins a call in the context of its task. `with observed.serving(context):` is the time that it takes."""
+
+    def __init__(
+        self, rpc: str, metadata: Iterable[tuple[str, str | bytes]], metrics: Metrics, tracing: Tracing | None
+    ) -> None:
+        given = dict(metadata)
+        self._rpc, self._metrics = rpc, metrics
+        self._request = logs.new_request(given.get(logs.REQUEST_ID))
+        self._span: CallSpan | None = None if tracing is None else tracing.begin_call(rpc, given, self._request)
+        self._context: aio.ServicerContext[Any, Any]
+        self._code = grpc.StatusCode.OK
+        self._cause: EverlookError | None = None
+        self._began = 0.0
+        self.received = self.sent = 0
+        """Bytes of all messages."""
+
+    def serving(self, context: aio.ServicerContext[Any, Any]) -> Self:
+        """With gRPC's context, which there is when the method begins."""
+        self._context = context
+        context.set_trailing_metadata(((logs.REQUEST_ID, self._request),))
+        return self
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        return self
+
+    async def abort(self, error: Exception) -> NoReturn:
+        """Ends the call with a typed status, whatever went wrong."""
+        cause = self._cause = known(error)
+        self._code = code_of(cause)
+        self._metrics.count_refusal(cause)
+        trailers = (DETAILS_KEY, to_status(cause).SerializeToString()), (logs.REQUEST_ID, self._request)
+        await self._context.abort(self._code, cause.message, trailers)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        took_s = time.perf_counter() - self._began
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            remaining = self._context.time_remaining()
+            late = remaining is not None and remaining < _AT_DEADLINE_S
+            self._code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+        code = self._code.name
+        self._metrics.calls.labels(rpc=self._rpc, code=code).inc()
+        self._metrics.call_seconds.labels(rpc=self._rpc, code=code).observe(took_s)
+        self._log(took_s)
+        if self._span is not None:
+            self._span.end(code, fault=self._code in _FAULTS)
+
+    def _log(self, took_s: float) -> None:
+        """A line for a call that failed; at the level of debugging for every call. Never what it carried."""
+        level = logging.DEBUG if self._code is grpc.StatusCode.OK else logging.INFO
+        level = logging.WARNING if self._code in _FAULTS else level
+        if not log.isEnabledFor(level):
+            return
+        facts: dict[str, object] = {
+            "rpc": self._rpc,
+            "code": self._code.name,
+            "seconds": took_s,
+            "received_bytes": self.received,
+            "sent_bytes": self.sent,
+            "peer": self._context.peer(),
+            "request_id": self._request,
+        }
+        if self._cause is not None:
+            facts |= {"reason": self._cause.reason, "error": self._cause.message}
+        log.log(level, "a call ended" if self._code is grpc.StatusCode.OK else "a call failed", extra=facts)

@@ -34,11 +34,11 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from indexer.allocator import keep_freed_memory
 from tests.bench import machine
 from tests.bench.stages import memory_of
 from tests.trainer import photo_folders
 from trainer import methods, stage
-from trainer.allocator import keep_freed_memory
 from trainer.augment import Augmentation
 from trainer.backbones import efficientnet_lite0
 from trainer.loader import Loader

@@ -126,6 +126,11 @@ class ServerProcess:
         return self._process.pid
 
     @property
+    def ended(self) -> bool:
+        """Whether it has, by itself or killed."""
+        return self._process.poll() is not None
+
+    @property
     def log(self) -> str:
         """What it has printed and logged so far."""
         with self._log_path.open("rb") as file:

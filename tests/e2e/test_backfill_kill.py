@@ -3,7 +3,6 @@ but what was in hand."""
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -25,26 +24,13 @@ from indexer.generation import State, load_generation, load_info, numbers, state
 from indexer.model import Manifest
 from indexer.programs import read_activity
 from tests.conftest import ROOT
+from tests.e2e import counting
 from tests.e2e.folders import check_whole
 from tests.indexer.galleries import live, model, new_data, put_photos
 
 PHOTOS, BATCH, THREADS = 240, 8, 2
 IN_HAND = 2 * THREADS * BATCH
 WAIT_S = 120.0
-
-# Read by every Python that starts: the worker writes down how many photos it has embedded, and takes its time.
-_SITE = """
-import os, sys, time
-if "spawn_main" in " ".join(sys.orig_argv):
-    from indexer import worker
-    embed, log = worker.embed, os.open(os.environ["EMBEDDED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    def counted(*arguments):
-        vectors = embed(*arguments)
-        os.write(log, b"." * len(vectors))
-        time.sleep(0.004 * len(vectors))
-        return vectors
-    worker.embed = counted
-"""
 
 
 @dataclass
@@ -54,15 +40,12 @@ class Trial:
     data: DataDir
     candidate: Manifest
     rng: random.Random
-    log: Path
+    folder: Path
+    """Where its indexers count the photos that they embed."""
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        site = self.log.with_name("site")
-        site.mkdir()
-        (site / "sitecustomize.py").write_text(_SITE)
-        paths = os.pathsep.join(map(str, (site, ROOT, ROOT / "proto")))
-        self.environment = {**os.environ, "PYTHONPATH": paths, "EMBEDDED": str(self.log)}
+        self.environment = counting.environment(self.folder)
 
     def start(self) -> subprocess.Popen[bytes]:
         options = ["--once", "--no-give-way", "--threads", str(THREADS), "--batch", str(BATCH)]
@@ -103,7 +86,7 @@ class Trial:
     @property
     def embedded(self) -> int:
         """Photos that were embedded, by all workers together."""
-        return self.log.stat().st_size if self.log.exists() else 0
+        return counting.embedded(self.folder)
 
 
 def run(folder: Path, seed: int, kills: int) -> Trial:
@@ -114,7 +97,7 @@ def run(folder: Path, seed: int, kills: int) -> Trial:
     with Catalogue.open(data.catalogue_url) as catalogue:
         put_photos(catalogue, range(PHOTOS))
     shutil.copytree(data.root, folder / "unharmed")
-    trial = Trial(data, candidate, random.Random(seed), folder / "embedded")
+    trial = Trial(data, candidate, random.Random(seed), folder)
     with Catalogue.open(data.catalogue_url) as catalogue:
         for _ in range(kills):
             trial.start_and_kill(catalogue)
@@ -126,7 +109,7 @@ def run(folder: Path, seed: int, kills: int) -> Trial:
 def check(folder: Path, trial: Trial, kills: int) -> None:
     """What the kills left is what there is without them."""
     assert PHOTOS <= trial.embedded <= PHOTOS + kills * IN_HAND
-    unharmed = Trial(DataDir(folder / "unharmed"), trial.candidate, trial.rng, folder / "without" / "embedded")
+    unharmed = Trial(DataDir(folder / "unharmed"), trial.candidate, trial.rng, folder / "without")
     with unharmed.start() as program:
         assert program.wait(WAIT_S) == 0
     assert unharmed.embedded == PHOTOS

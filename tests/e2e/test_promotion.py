@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -119,6 +121,18 @@ def test_a_query_under_way_is_answered_by_the_generation_that_it_began_with(engi
     (hits,) = kept.view.search(kept.view.live_vectors()[0][:1], SearchParams(k=12))
     assert len(hits) == 12
     assert hits.view is kept.view
+
+
+def test_the_generation_before_is_gone_from_memory_when_the_promotion_returns(engine: Engine) -> None:
+    put(engine, 0)
+    before = weakref.ref(engine.live.current.generation)
+    number = backfill(engine).number
+    gc.disable()  # nothing but its references keeps it
+    try:
+        engine.promote(number)
+        assert before() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("phase", ["loading", "swap"])

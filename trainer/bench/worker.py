@@ -10,8 +10,8 @@ from typing import Final
 
 import torch
 
+from indexer.allocator import keep_freed_memory
 from indexer.errors import EverlookError
-from trainer.allocator import keep_freed_memory
 from trainer.bench.config import Bench
 from trainer.bench.plan import Task
 from trainer.bench.run import News, Runner

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainer.allocator import give_back_memory, keep_freed_memory
+from indexer.allocator import give_back_memory, keep_freed_memory
 
 # In a process of its own: what is said, and the MiB that stay when 64 are freed, and when they are given back.
 CHILD = """
 import pathlib, resource
-from trainer.allocator import give_back_memory, keep_freed_memory
+from indexer.allocator import give_back_memory, keep_freed_memory
 def mib():
     pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * resource.getpagesize() / 2**20

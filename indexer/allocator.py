@@ -1,10 +1,9 @@
-"""How this process gets memory, for training on CPU."""
+"""How this process gets memory from the system, and gives it back."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import sys
 from typing import Final
 
@@ -29,8 +28,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_memory() -> None:
-    """Gives what `keep_freed_memory` has kept back to the system, where that was glibc's doing."""
-    gc.collect()
+    """Gives what was freed back to the system, where glibc keeps it: by itself it returns only what lies at an end."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)

@@ -36,10 +36,11 @@ class Axes:
         return (share - self.low) / (self.high - self.low)
 
 
-def axes_of(series: Sequence[Series]) -> Axes:
-    """Axes that hold every point with its bounds and its reference. Errors: ValueError when there is no point."""
+def axes_of(period: Series, series: Sequence[Series]) -> Axes:
+    """The time of all points of `period`, and recall that holds every point of `series` with its bounds and its
+    reference. Errors: ValueError when there is no point."""
     points = [point for each in series for point in each.known]
-    times = [point.at.timestamp() for point in points]
+    times = [point.at.timestamp() for point in period.known]
     shares = [bound for point in points for bound in point.share.interval]
     shares += [point.reference for point in points if point.reference is not None]
     middle, half = (min(times) + max(times)) / 2, max(max(times) - min(times), _LEAST_SPAN_S) / 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clients.report.change_chart import MOST, NARROW, WIDE, change_chart
+from clients.report.change_chart import MOST, NARROW, WIDE, change_chart, missing
 from clients.report.figures import Change, SwapChange, changes_of
 from clients.report.gather import Facts
 from clients.report.markup import moment, paragraph, section, table, text, with_small
@@ -11,8 +11,8 @@ from clients.report.words import UNKNOWN, counted, of, percent, points
 
 _HEADING = "Forgetting against learning"
 _WORDS = (
-    "What each swap changed: Recall@1 in the first measurement after it, less that in the last one before it, in "
-    "percentage points. Learning is the change of the new cohort, the categories that the new model had just been "
+    "What each swap changed: Recall@1 in the first measurement after it, less that in the last one before it "
+    "that this page has, in percentage points. Learning is the change of the new cohort, the categories that the new model had just been "
     "taught; before the swap these are the categories that waited. Forgetting is the change of all the old cohorts "
     "together, those that the model before had learned already; below zero, the new model has forgotten. The lines on "
     "the bars are 95 % bounds as if before and after had been measured with different probes, and rather too wide."
@@ -21,7 +21,7 @@ _WORDS = (
 
 def change_section(facts: Facts) -> str:
     """What the swaps changed; a sentence where there was none."""
-    changes = changes_of(facts.history)
+    changes = changes_of(facts.history, facts.since)
     if not changes:
         none = "No stage has gone live" + ("" if facts.since is None else " in this time")
         return section("changes", _HEADING, paragraph(f"{none}, so that there is nothing to compare yet.", "empty"))
@@ -38,19 +38,19 @@ def _chart(changes: list[SwapChange]) -> list[str]:
 
 
 def _table(changes: list[SwapChange]) -> str:
-    heads = ("generation", "live since", "new cohort", "learning", "before → after", "forgetting", "before → after")
-    return table("What each swap changed, newest first", heads, map(_row, reversed(changes)), (3, 4, 5, 6))
+    heads = ("generation", "learning", "before → after", "forgetting", "before → after")
+    return table("What each swap changed, newest first", heads, map(_row, reversed(changes)), range(1, len(heads)))
 
 
 def _row(each: SwapChange) -> tuple[str, ...]:
     swap = each.swap
-    first = (str(swap.generation.number), moment(swap.at), f"cohort {swap.cohort}")
-    return (*first, *_change(each.learning), *_change(each.forgetting))
+    first = f"{swap.generation.number}<small>cohort {swap.cohort}, {moment(swap.at)}</small>"
+    return (first, *_change(each, each.learning), *_change(each, each.forgetting))
 
 
-def _change(change: Change | None) -> tuple[str, str]:
+def _change(each: SwapChange, change: Change | None) -> tuple[str, str]:
     if change is None:
-        return text(UNKNOWN), text("not measured")
+        return text(UNKNOWN), text(missing(each, change))
     shares = " → ".join(percent(share.value) for share in (change.before, change.after))
     low, high = change.interval
     counts = " → ".join(of(share) for share in (change.before, change.after))

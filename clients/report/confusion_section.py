@@ -18,7 +18,7 @@ def confusion_section(facts: Facts) -> str:
     """A sentence where nothing has been measured, or nothing is confused."""
     found = facts.confusions
     if found is None:
-        return section("confusions", _HEADING, paragraph("Nothing has been measured yet.", "empty"))
+        return section("confusions", _HEADING, paragraph("The live model has not been measured yet.", "empty"))
     measured = f"<p>Of generation {found.generation.number}, measured {moment(found.at)} UTC. "
     if not found.categories:
         return section("confusions", _HEADING, f"{measured}Every probe finds its own category first.</p>")

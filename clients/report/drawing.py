@@ -22,6 +22,7 @@ class Role(StrEnum):
     LINE = "line"  # the share itself
     REFERENCE = "reference"
     SWAP = "swap"
+    SWAP_LINE = "swap-line"
     NEW = "new"
     OLD = "old"
     WHISKER = "whisker"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from clients.recall import CohortMeasurement, MeasurementCause, RecallHistory, RecallMeasurement, SwapRecord
 
 Z = 1.96  # two-sided 95 %
+WAITING = "waiting"  # the name of the categories that no stage has taught yet
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class SwapChange:
 
 
 def cohort_name(cohort: int | None) -> str:
-    return "waiting" if cohort is None else f"cohort {cohort}"
+    return WAITING if cohort is None else f"cohort {cohort}"
 
 
 def recall_at_1(cohort: CohortMeasurement) -> Share:
@@ -119,7 +120,7 @@ def recall_at_1(cohort: CohortMeasurement) -> Share:
 
 def series_of(measurements: Sequence[RecallMeasurement]) -> list[Series]:
     """One for each cohort, in their order, and the last for the categories that wait."""
-    cohorts = {each.cohort for measurement in measurements for each in measurement.cohorts}
+    cohorts = {each.cohort for measurement in measurements for each in measurement.cohorts if each.probes}
     ordered: list[int | None] = [*sorted(cohort for cohort in cohorts if cohort is not None)]
     if None in cohorts:
         ordered.append(None)
@@ -157,11 +158,14 @@ def mean_reference(cohorts: Sequence[CohortMeasurement]) -> tuple[float, float] 
     return reference, sum(each.found_at_1 for each, _ in known) / probes - reference
 
 
-def changes_of(history: RecallHistory) -> list[SwapChange]:
-    """What each swap changed to a model that had not been live before and has learned something; oldest first."""
+def changes_of(history: RecallHistory, since: datetime.datetime | None = None) -> list[SwapChange]:
+    """What each swap changed to a model that had not been live before and has learned something; oldest first.
+
+    since: only swaps at this time or later.
+    """
     changes = []
     for at, swap in enumerate(history.swaps):
-        if swap.again or swap.cohort is None:
+        if swap.again or swap.cohort is None or (since is not None and swap.at < since):
             continue
         before_it = history.swaps[at - 1].generation.model if at else None
         before, after = _around(history.measurements, swap, before_it)

@@ -21,7 +21,7 @@ Progress = Callable[[str, int, int], None]  # what is asked for, how much of it 
 class Facts:
     """What a server said, at one time.
 
-    since: the report begins there; None is the beginning. confusions: None when nothing has been measured yet.
+    since: the report begins there; None is the beginning. confusions: None while the live model has not been measured.
     thumbnails: small JPEGs by item id, of the items in `confusions` whose photos can be shown.
     """
 

@@ -30,7 +30,7 @@ def _if(condition: bool, words: str) -> list[str]:
 
 
 def _generation(each: Generation) -> str:
-    title = f"Generation {each.number}" if each.number else "A model without a generation"
+    title = _title(each)
     state = f'<span class="state {text(each.state)}">{text(each.state)}</span>'
     summary = f"<b>{title}</b> {state} <span>{text(_gates_in_short(each))}</span>"
     opened = each.state is GenerationState.LIVE or any(not gate.passed for gate in each.gates)
@@ -42,10 +42,14 @@ def _generation(each: Generation) -> str:
     return details(summary, f"<p>{facts}</p>\n{_recall(each)}\n{_gates(each)}", opened=opened)
 
 
+def _title(each: Generation) -> str:
+    return f"Generation {each.number}" if each.number else "A model without a generation"
+
+
 def _gates_in_short(each: Generation) -> str:
     passed = sum(gate.passed for gate in each.gates)
     if not each.gates:
-        return "no gates: nothing was learned, so that there was nothing to compare"
+        return "no gates"
     if passed == len(each.gates):
         return f"passed {'its gate' if passed == 1 else f'all {passed} gates'}"
     return f"failed {len(each.gates) - passed} of {counted(len(each.gates), 'gate')}"
@@ -63,9 +67,19 @@ def _gates(each: Generation) -> str:
     if not each.gates:
         return ""
     heads = ("gate", "result", "measured", "required", "reason")
-    return table(f"Gates of generation {each.number or 'none'}", heads, map(_gate, each.gates), (2, 3))
+    return table(f"Gates of {_title(each)[0].lower()}{_title(each)[1:]}", heads, map(_gate, each.gates), (2, 3))
 
 
 def _gate(gate: Gate) -> tuple[str, ...]:
     result = '<span class="passed">✓ passed</span>' if gate.passed else '<span class="failed">✕ failed</span>'
-    return name(gate.name), result, text(f"{gate.measured:.4g}"), text(f"{gate.required:.4g}"), name(gate.reason)
+    return (
+        name(gate.name),
+        result,
+        _figure(gate.measured),
+        _figure(gate.required),
+        f'<p class="reason">{name(gate.reason)}</p>',
+    )
+
+
+def _figure(value: float) -> str:
+    return text(f"{value:.4g}".replace("-", "−"))

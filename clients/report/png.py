@@ -14,9 +14,10 @@ from clients.report.svg import triangle
 
 _SCALE, _SMOOTH = 2, 2  # pixels for each CSS pixel, and how much finer is drawn
 _PADDING, _GAP = 28.0, 20.0
-_TITLE, _NOTE = 40.0, 22.0  # heights of the heading and of the line below it
+_TITLE, _NOTE = 40.0, 22.0  # heights of the heading and of each line below it
 _PAGE, _CARD = "#f6f5f2", "#ffffff"
 _CARD_PADDING = 12.0
+_PLAIN = {ord("−"): "-", ord("–"): "-"}  # signs that the font lacks
 _COLOURS = {
     Role.TEXT: "#1f2328",
     Role.FAINT: "#62676f",
@@ -26,22 +27,29 @@ _COLOURS = {
     Role.LINE: "#2f5fd0",
     Role.REFERENCE: "#a25a00",
     Role.SWAP: "#6b4fa0",
+    Role.SWAP_LINE: "#b9a9d8",
     Role.NEW: "#2c8a4b",
     Role.OLD: "#c8452f",
     Role.WHISKER: "#1f2328",
 }
 
 
-def write_png(path: Path, title: str, note: str, rows: Sequence[Sequence[Drawing]]) -> None:
-    """Writes the drawings as cards, row by row, under a title and a line of explanation."""
+def row_width(columns: int, width: float) -> float:
+    """The width of one drawing that fills a row as so many do that have that width."""
+    return columns * width + (columns - 1) * (2 * _CARD_PADDING + _GAP)
+
+
+def write_png(path: Path, title: str, notes: Sequence[str], rows: Sequence[Sequence[Drawing]]) -> None:
+    """Writes the drawings as cards, row by row, under a title and lines of explanation."""
     heights = [max(drawing.height for drawing in row) + 2 * _CARD_PADDING for row in rows]
     widths = [sum(drawing.width + 2 * _CARD_PADDING + _GAP for drawing in row) - _GAP for row in rows]
     width = max(widths) + 2 * _PADDING
-    height = 2 * _PADDING + _TITLE + _NOTE + sum(heights) + _GAP * (len(rows) - 1)
+    top = _PADDING + _TITLE + _NOTE * len(notes)
+    height = top + sum(heights) + _GAP * (len(rows) - 1) + _PADDING
     sheet = _Sheet(width, height)
     sheet.draw(Label((_PADDING, _PADDING + 22), title, size=24, bold=True), (0, 0))
-    sheet.draw(Label((_PADDING, _PADDING + _TITLE + 8), note, Role.FAINT, 13), (0, 0))
-    top = _PADDING + _TITLE + _NOTE
+    for line, note in enumerate(notes):
+        sheet.draw(Label((_PADDING, _PADDING + _TITLE + 6 + _NOTE * line), note, Role.FAINT, 13), (0, 0))
     for row, row_height in zip(rows, heights, strict=True):
         left = _PADDING
         for drawing in row:
@@ -87,7 +95,7 @@ class _Sheet:
         font = ImageFont.load_default(label.size * self._fine)
         colour = _COLOURS[label.role]
         bold = round(0.35 * self._fine) if label.bold else 0  # the font that Pillow brings has one weight
-        self._draw.text(spot, label.text, colour, font, anchor, stroke_width=bold, stroke_fill=colour)
+        self._draw.text(spot, label.text.translate(_PLAIN), colour, font, anchor, stroke_width=bold, stroke_fill=colour)
 
     def _mark(self, mark: Mark, origin: Spot) -> None:
         colour, ((x, y),) = _COLOURS[mark.role], self._pixels([mark.at], origin)

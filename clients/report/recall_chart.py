@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from clients.recall import MeasurementCause, SwapRecord
-from clients.report.axes import Axes, share_ticks, time_ticks
+from clients.report.axes import Axes, axes_of, share_ticks, time_ticks
 from clients.report.drawing import Area, Drawing, Label, Line, Mark, Role, Shape, Spot
-from clients.report.figures import Point, Series
+from clients.report.figures import WAITING, Point, Series
 from clients.report.words import bounds, counted, day_and_minute, of, percent, points
 
-PANEL = (320.0, 208.0)  # a chart for one cohort
+PANEL = (320.0, 214.0)  # a chart for one cohort
 WIDE = (960.0, 300.0)  # the chart for all of them, on a screen
 NARROW = (320.0, 240.0)  # and on a telephone
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 10.0, 46.0, 26.0
-_SWAP_LABELS = 18.0  # height of the line of labels above a chart that has them
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 10.0, 52.0, 26.0
+_SWAP_LABELS = 16.0  # height of the line of labels above a chart that has them
 _LABEL_WIDTH = 44.0
 _TICK_WIDTH = 64.0
 _SMALL = 11.0
@@ -45,6 +45,21 @@ class _Plot:
         return self.axes.begin <= swap.at.timestamp() <= self.axes.end
 
 
+def chart_of_all(everything: Series, swaps: Sequence[SwapRecord], size: tuple[float, float]) -> Drawing:
+    """All probes as one, with the swapped generations' numbers. Errors: ValueError when nothing was measured."""
+    return recall_chart(everything, axes_of(everything, [everything]), swaps, size, labels=True)
+
+
+def cohort_charts(series: Sequence[Series], everything: Series, swaps: Sequence[SwapRecord]) -> list[Drawing]:
+    """One for each series, all with the same time axis. Those of cohorts share the axis of recall too, while categories
+    that wait, which lie far below, have their own."""
+    learned, waiting = (
+        [each for each in series if each.name != WAITING],
+        [each for each in series if each.name == WAITING],
+    )
+    return [recall_chart(each, axes_of(everything, group), swaps) for group in (learned, waiting) for each in group]
+
+
 def recall_chart(
     series: Series, axes: Axes, swaps: Sequence[SwapRecord], size: tuple[float, float] = PANEL, *, labels: bool = False
 ) -> Drawing:
@@ -69,7 +84,7 @@ def _heading(series: Series, width: float) -> Iterator[Shape]:
     yield Label((2, 16), series.name.capitalize(), size=14, bold=True)
     now = series.now
     if now is None:
-        yield Label((2, 34), "not measured the last time", Role.FAINT)
+        yield Label((2, 34), "no probes in the last measurement", Role.FAINT, _SMALL)
         return
     yield Label((width - _RIGHT, 16), percent(now.share.value), size=14, anchor="end", bold=True)
     yield Label((2, 34), f"{of(now.share)} found, 95 %: {bounds(now.share)}", Role.FAINT, _SMALL)
@@ -112,11 +127,11 @@ def _swaps(swaps: Sequence[SwapRecord], plot: _Plot, labels: bool) -> Iterator[S
     free_from = plot.left
     for swap in swaps:
         x = plot.x(swap)
-        yield Line([(x, plot.top), (x, plot.bottom)], Role.SWAP, 1, True)
+        yield Line([(x, plot.top), (x, plot.bottom)], Role.SWAP_LINE, 1, True)
         yield Mark((x, plot.top), "hollow triangle" if swap.again else "triangle", Role.SWAP, 4, swap_words(swap))
         at = min(max(x, plot.left + _LABEL_WIDTH / 2), plot.right - _LABEL_WIDTH / 2)
         if labels and at - _LABEL_WIDTH / 2 >= free_from - 1e-6:
-            yield Label((at, plot.top - 9), f"gen {swap.generation.number}", Role.FAINT, _SMALL, "middle")
+            yield Label((at, plot.top - 12), f"gen {swap.generation.number}", Role.FAINT, _SMALL, "middle")
             free_from = at + _LABEL_WIDTH / 2
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clients.recall import CohortMeasurement, MeasurementCause, RecallMeasurement
-from clients.report.axes import axes_of
 from clients.report.figures import Series, Share, cohort_name, mean_reference, recall_at_1
 from clients.report.gather import Facts
 from clients.report.markup import details, moment, paragraph, section, table, text, with_small
-from clients.report.recall_chart import NARROW, WIDE, recall_chart
+from clients.report.recall_chart import NARROW, WIDE, chart_of_all, cohort_charts
 from clients.report.svg import svg
 from clients.report.words import UNKNOWN, bounds, counted, of, percent, points
 
@@ -19,6 +18,10 @@ _CAUSES = {
     MeasurementCause.SWAP: "swap",
     MeasurementCause.TIMER: "timer",
 }
+_WORDS = (
+    "The charts share the axis of time, which is UTC, and those of cohorts the axis of recall, too, which need not "
+    "begin at 0. A line ends where the live model has not learned the cohort."
+)
 _LEGEND = """<ul class="legend" aria-label="How to read the charts">
 <li><i class="line"></i>Recall@1</li><li><i class="band"></i>its 95 % bounds</li>
 <li><i class="reference"></i>when its stage went live</li><li><i class="swap"></i>swap of the model</li>
@@ -43,16 +46,15 @@ def recall_section(facts: Facts, everything: Series, series: list[Series]) -> st
 
 
 def _charts(facts: Facts, everything: Series, series: list[Series]) -> list[str]:
-    axes, swaps = axes_of([*series, everything]), facts.history.swaps
+    swaps = facts.history.swaps
     single = "One measurement so far; lines begin with the second." if len(facts.history.measurements) == 1 else ""
     no_swap = "" if swaps else "No model has been swapped yet."
-    scale = f"All charts share both axes; recall is shown from {100 * axes.low:.0f} to {100 * axes.high:.0f} %."
-    parts = [paragraph(" ".join(part for part in (scale, "Times are UTC.", single, no_swap) if part)), _LEGEND]
-    wide = svg(recall_chart(everything, axes, swaps, WIDE, labels=True), "on-wide")
-    narrow = svg(recall_chart(everything, axes, swaps, NARROW, labels=True), "on-narrow")
-    parts.append(f'<div class="card">\n{wide}\n{narrow}\n</div>')
-    panels = "\n".join(f'<div class="card">\n{svg(recall_chart(each, axes, swaps))}\n</div>' for each in series)
-    return [*parts, f'<div class="panels">\n{panels}\n</div>']
+    words = paragraph(" ".join(part for part in (_WORDS, single, no_swap) if part))
+    wide, narrow = (
+        svg(chart_of_all(everything, swaps, size), at) for size, at in ((WIDE, "on-wide"), (NARROW, "on-narrow"))
+    )
+    panels = "\n".join(f'<div class="card">\n{svg(each)}\n</div>' for each in cohort_charts(series, everything, swaps))
+    return [words, _LEGEND, f'<div class="card">\n{wide}\n{narrow}\n</div>', f'<div class="panels">\n{panels}\n</div>']
 
 
 def _now(cohorts: Sequence[CohortMeasurement]) -> str:

@@ -38,6 +38,7 @@ code { font: 0.94em ui-monospace, monospace; }
 .r-line { fill: var(--line); } .r-swap { fill: var(--swap); } .r-new { fill: var(--new); } .r-old { fill: var(--old); }
 .s-grid { stroke: var(--grid); } .s-axis { stroke: var(--axis); } .s-band { stroke: var(--band); }
 .s-line { stroke: var(--line); } .s-reference { stroke: var(--reference); } .s-swap { stroke: var(--swap); }
+.s-swap-line { stroke: var(--swap); opacity: 0.5; }
 .s-whisker { stroke: var(--text); }
 .hollow { fill: var(--card); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 20px; margin: 0 0 12px; padding: 0; list-style: none;
@@ -54,10 +55,13 @@ code { font: 0.94em ui-monospace, monospace; }
 .wide { overflow-x: auto; margin: 0 0 12px; }
 table { border-collapse: collapse; min-width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 caption { padding: 8px 0 6px; color: var(--faint); font-size: 13px; text-align: left; }
-th, td { padding: 6px 10px; border-bottom: 1px solid var(--border); text-align: left; vertical-align: top; }
+th, td { padding: 6px 10px; border-bottom: 1px solid var(--border); overflow-wrap: break-word; text-align: left;
+  vertical-align: top; }
 thead th { color: var(--faint); font-size: 12.5px; font-weight: 500; white-space: nowrap; }
 tbody th { font-weight: 600; white-space: nowrap; }
-.n { text-align: right; white-space: nowrap; }
+.n, td time { white-space: nowrap; }
+.n { text-align: right; }
+.reason { min-width: 16em; margin: 0; }
 th:first-child, td:first-child { padding-left: 2px; }
 details { margin: 0 0 10px; padding: 0 14px; }
 summary { padding: 11px 0; cursor: pointer; }
@@ -76,7 +80,8 @@ details .state { padding: 1px 9px; border: 1px solid currentColor; border-radius
 .arrow { align-self: start; padding-top: 40px; color: var(--faint); font-size: 18px; }
 .words { margin: 0; max-width: 78ch; } .words dt { font-weight: 640; } .words dd { margin: 0 0 8px; }
 :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
-@media (max-width: 680px) { .on-wide { display: none; } .on-narrow { display: block; }
+@media (max-width: 680px) { .tiles { grid-template-columns: repeat(auto-fill, minmax(min(100%, 140px), 1fr)); }
+  .tiles b { font-size: 21px; } .on-wide { display: none; } .on-narrow { display: block; }
   section { margin-top: 26px; padding-top: 18px; } .arrow { padding-top: 30px; } }
 @media print { body { font-size: 11pt; } main { max-width: none; padding: 0; }
   .card, .tiles > div, tr, article { break-inside: avoid; } h2, h3 { break-after: avoid; }

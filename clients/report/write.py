@@ -15,13 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clients.report.axes import axes_of
 from clients.report.change_chart import change_chart
 from clients.report.figures import changes_of, series_of, together
 from clients.report.gather import Facts
 from clients.report.page import page
-from clients.report.png import write_png
-from clients.report.recall_chart import WIDE, recall_chart
+from clients.report.png import row_width, write_png
+from clients.report.recall_chart import PANEL, WIDE, chart_of_all, cohort_charts
 from clients.report.words import day_and_minute
 
 PAGE, RECALL, CHANGES = "report.html", "recall.png", "changes.png"
@@ -55,25 +54,30 @@ def _recall(facts: Facts, folder: Path) -> Path | None:
     if not series:
         (folder / RECALL).unlink(missing_ok=True)
         return None
-    axes = axes_of([*series, everything])
-    panels = [recall_chart(each, axes, swaps) for each in series[-_COLUMNS * _MOST_ROWS :]]
+    panels = cohort_charts(series, everything, swaps)[-_COLUMNS * _MOST_ROWS :]
     rows = [panels[at : at + _COLUMNS] for at in range(0, len(panels), _COLUMNS)]
-    rows.insert(0, [recall_chart(everything, axes, swaps, WIDE, labels=True)])
-    note = (
-        f"{facts.server}, {day_and_minute(facts.made_at)} UTC. Line and band: share of probes that find their category "
-        "first, with its 95 % bounds. Dashed: when the stage went live. Triangles: swaps."
+    rows.insert(0, [chart_of_all(everything, swaps, (row_width(_COLUMNS, PANEL[0]), WIDE[1]))])
+    notes = (
+        f"{facts.server}, {day_and_minute(facts.made_at)} UTC. All times are UTC.",
+        "Line and band: the share of probes that find their own category first, with its 95 % bounds. Dashed: the same "
+        "when the stage went live.",
+        "Triangles: swaps of the model; hollow: back or forward to one that was live before.",
     )
-    return _replace(folder / RECALL, lambda path: write_png(path, "Everlook: recall by cohort", note, rows))
+    return _replace(folder / RECALL, lambda path: write_png(path, "Everlook: recall by cohort", notes, rows))
 
 
 def _changes(facts: Facts, folder: Path) -> Path | None:
-    changes = [each for each in changes_of(facts.history) if each.learning or each.forgetting]
+    changes = [each for each in changes_of(facts.history, facts.since) if each.learning or each.forgetting]
     if not changes:
         (folder / CHANGES).unlink(missing_ok=True)
         return None
-    note = "Change of Recall@1, in percentage points, from just before each swap to just after it, with 95 % bounds."
+    notes = (
+        "Change of Recall@1, in percentage points, from just before each swap to just after it, with 95 % bounds.",
+    )
     rows = [[change_chart(changes)]]
-    return _replace(folder / CHANGES, lambda path: write_png(path, "Everlook: forgetting against learning", note, rows))
+    return _replace(
+        folder / CHANGES, lambda path: write_png(path, "Everlook: forgetting against learning", notes, rows)
+    )
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> Path:

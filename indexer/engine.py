@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer import devices as available
-from indexer.catalogue import Applied, Capacity, Catalogue, Change, Committer, Entry
+from indexer.catalogue import Applied, Capacity, Catalogue, Change, Committer, Entry, History, Measurement
 from indexer.datadir import DataDir, Lock
 from indexer.devices import DeviceInfo, Devices
 from indexer.embedding import embed_missing
@@ -54,6 +54,7 @@ from indexer.live import LiveGallery
 from indexer.merging import Merger, MergeRule
 from indexer.model import load_manifest
 from indexer.promotion import Progress, Promoter
+from indexer.swap_history import note_live
 
 __all__ = ["Engine", "Options", "Serving"]
 
@@ -113,6 +114,7 @@ class Engine:
                 log.warning("old generations could not be removed: %s", error)
             stack.enter_context(self._committer)
             self._heal(generation.encoder)
+            note_live(self.data, self.catalogue, self._committer, generation.info)
             gallery = Gallery.open(generation.segment, self._entries(generation), seq=self.catalogue.last_seq)
             self._gallery = LiveGallery(self.catalogue, generation, gallery)
             self._merger = Merger(
@@ -191,6 +193,15 @@ class Engine:
         if self._devices is None:
             return []
         return [self.live.current.generation.encoder.device, self._devices.index_device(1)]
+
+    @property
+    def history(self) -> History:
+        """What was measured of the generations, and which went live; to be read, and added to by `record`."""
+        return self.catalogue.history
+
+    def record(self, measured: Measurement) -> None:
+        """Adds a measurement to the history; returns when it is durable. Errors: StorageFull, NotServing."""
+        self._committer.run(lambda: self.history.append(measured)).result()
 
     @property
     def queued_writes(self) -> int:

@@ -1,13 +1,16 @@
 """Probe recall: held-out items as queries against the gallery that is served, or that is about to be.
 
-A probe is found when the item nearest to it, itself left out, is of its own category: Recall@1 of `indexer.recall`, one
-probe at a time, so that two galleries of the same items can be compared probe by probe (`indexer.gates`).
+A probe is found at K when one of the K items nearest to it, itself left out, is of its own category: Recall@K of
+`indexer.recall`, one probe at a time, so that two galleries of the same items can be compared probe by probe
+(`indexer.gates`), and a gallery with itself some time ago (`server.watching`).
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,22 +18,96 @@ from numpy.typing import NDArray
 
 from indexer.index import SearchParams, View
 from indexer.probes import is_probe, rank
+from indexer.recall import ranks
 
 MOST_PROBES: Final = 500  # of a cohort: a standard error of two points at the worst
+MOST_PLACES: Final = 10  # how far a probe's own category is looked for
 
 _BATCH: Final = 32
+_ROWS: Final = 1024  # looked through at a time for probes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a probe, itself left out, finds."""
+
+    id: str
+    category: str
+    """The probe's own; empty where the view does not hold it."""
+    place: int
+    """Of the first item of its own category among the nearest, from 1 on; 0 where there is none."""
+    nearest: str
+    """The id of the nearest item; empty where there is none."""
+    nearest_category: str
+    score: float
+    """The nearest item's cosine similarity; not a number where there is none."""
 
 
 def probes_of(view: View, cohort_of: Mapping[str, int], most: int = MOST_PROBES) -> dict[int, list[str]]:
     """The ids of each cohort's probes, of those that could be found: another item of their category is there."""
-    rows = view.live_rows().tolist()
-    categories = [view.attributes.category(row) for row in rows]
-    counts = Counter(categories)
-    found: dict[int, list[str]] = defaultdict(list)
-    for row, category in zip(rows, categories, strict=True):
-        if category in cohort_of and counts[category] > 1 and is_probe(id := view.attributes.id(row)):
-            found[cohort_of[category]].append(id)
-    return {cohort: sorted(ids, key=rank)[:most] for cohort, ids in sorted(found.items())}
+    found = all_probes(view, cohort_of, most)
+    return {cohort: ids for cohort, ids in found.items() if cohort is not None}
+
+
+def all_probes(
+    view: View, cohort_of: Mapping[str, int], most: int = MOST_PROBES, pause: Callable[[], None] = lambda: None
+) -> dict[int | None, list[str]]:
+    """As `probes_of`, with the probes of the categories that no stage has taught, None, in the last place.
+
+    `pause` is called every thousand rows; what it raises ends the search for them.
+    """
+    rows = view.live_rows()
+    codes, names = view.attributes.category_codes(view.rows)
+    counts = np.bincount(codes[rows], minlength=len(names))
+    rows = rows[counts[codes[rows]] > 1]
+    cohorts = [cohort_of.get(name) for name in names]
+    found: dict[int | None, list[str]] = defaultdict(list)
+    for start in range(0, len(rows), _ROWS):
+        for row in rows[start : start + _ROWS].tolist():
+            if is_probe(id := view.attributes.id(row)):
+                found[cohorts[codes[row]]].append(id)
+        pause()
+    return {cohort: sorted(found[cohort], key=rank)[:most] for cohort in sorted(found, key=_last_those_that_wait)}
+
+
+def _last_those_that_wait(cohort: int | None) -> tuple[bool, int]:
+    return cohort is None, cohort or 0
+
+
+def places(view: View, ids: Sequence[str], k: int = MOST_PLACES) -> list[Place]:
+    """Where each of these items, searched by its own vector, finds the first other item of its category among `k`.
+
+    An item that the view does not hold finds nothing.
+    """
+    found = {id: Place(id, "", 0, "", "", math.nan) for id in ids}
+    held = [(id, row) for id in ids if (row := view.row_of(id)) is not None]
+    for start in range(0, len(held), _BATCH):
+        batch = held[start : start + _BATCH]
+        found.update((place.id, place) for place in _places(view, batch, k))
+    return [found[id] for id in ids]
+
+
+def _places(view: View, batch: Sequence[tuple[str, int]], k: int) -> list[Place]:
+    rows = np.array([row for _, row in batch])
+    categories = [view.attributes.category(row) for row in rows.tolist()]
+    hit_categories = np.full((len(batch), k), None, object)
+    nearest = []
+    # Of k + 1 hits at least k are other items, even where a twin of the probe comes before it.
+    for at, hits in enumerate(view.search(view.vectors(rows), SearchParams(k=k + 1))):
+        others = np.flatnonzero(hits.rows != rows[at])[:k]
+        found = [view.attributes.category(row) for row in hits.rows[others].tolist()]
+        hit_categories[at, : len(found)] = found
+        first = int(others[0]) if len(others) else None
+        nearest.append(
+            ("", "", math.nan)
+            if first is None
+            else (view.attributes.id(int(hits.rows[first])), found[0], float(hits.scores[first]))
+        )
+    first_own = ranks(np.array(categories, object), hit_categories).tolist()
+    return [
+        Place(id, category, place, *first)
+        for (id, _), category, place, first in zip(batch, categories, first_own, nearest, strict=True)
+    ]
 
 
 def found_first(view: View, ids: Sequence[str]) -> NDArray[np.bool_]:
@@ -38,13 +115,4 @@ def found_first(view: View, ids: Sequence[str]) -> NDArray[np.bool_]:
 
     An item that the view does not hold finds nothing.
     """
-    found = np.zeros(len(ids), np.bool_)
-    held = [(at, row) for at, id in enumerate(ids) if (row := view.row_of(id)) is not None]
-    for start in range(0, len(held), _BATCH):
-        batch = held[start : start + _BATCH]
-        rows = np.array([row for _, row in batch])
-        # Of two hits at least one is another item, even where a twin of the probe comes before it.
-        for (at, row), hits in zip(batch, view.search(view.vectors(rows), SearchParams(k=2)), strict=True):
-            others = hits.rows[hits.rows != row]
-            found[at] = len(others) > 0 and view.attributes.category(int(others[0])) == view.attributes.category(row)
-    return found
+    return np.array([found.place == 1 for found in places(view, ids)], np.bool_)

@@ -8,6 +8,7 @@ with probes; and swapped to by one assignment between two changes. Going back is
 | while it is loaded, brought up to date   | the live generation as before; vectors that were made stay, and are used |
 | after the verdict, before live.json      | the same; the promotion is begun again                                   |
 | after live.json, before the assignment   | the new generation is live, with all that was acknowledged               |
+| after the assignment, before the history | the same, and the start adds it to the history (`swap_history`)          |
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from indexer.index import Gallery, SearchParams, View
 from indexer.lineage import load_lineage
 from indexer.live import LiveGallery, Rebuild
 from indexer.probe_recall import found_first, probes_of
+from indexer.swap_history import note_swap
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +131,7 @@ class Promoter:
         finally:
             self.gallery.upcoming = None
         progress("swap", 1, 1)
+        note_swap(self.data, self.catalogue, self.committer, info, again=state is State.PREVIOUS)
         log.info("generation %d is live after %.1f s", info.number, time.perf_counter() - began)
         try:
             remove_stale(self.data, self.keep_generations)

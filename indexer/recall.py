@@ -48,6 +48,22 @@ def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
     return low, high
 
 
+def ranks(
+    query_categories: NDArray[Any] | Sequence[Any], hit_categories: NDArray[Any] | Sequence[Sequence[Any]]
+) -> NDArray[np.int64]:
+    """The place (Q,), from 1 on, of the first hit of each query's own category; 0 where there is none.
+
+    `hit_categories` (Q, K) are as `recall_at` takes them.
+    """
+    right = np.asarray(hit_categories) == np.asarray(query_categories)[:, None]
+    return np.where(right.any(axis=1), right.argmax(axis=1) + 1, 0)
+
+
+def recall_from(ranks: NDArray[np.int64], ks: Sequence[int]) -> dict[int, Recall]:
+    """Recall@K for each K of `ks`, from the place (Q,) of each query's first hit of its own category, as `ranks`."""
+    return {k: Recall(int(np.count_nonzero((ranks > 0) & (ranks <= k))), len(ranks)) for k in ks}
+
+
 def recall_at(
     query_categories: NDArray[Any] | Sequence[Any],
     hit_categories: NDArray[Any] | Sequence[Sequence[Any]],
@@ -63,10 +79,8 @@ def recall_at(
     wanted, hits = np.asarray(query_categories), np.asarray(hit_categories)
     if hits.ndim != 2 or len(hits) != len(wanted) or hits.shape[1] < max(ks):
         raise ValueError(f"hits {hits.shape} do not give recall at {max(ks)} for {len(wanted)} queries")
-    right = hits == wanted[:, None]
-    if counts is not None:
-        right = right[counts]
-    return {k: Recall(int(np.count_nonzero(right[:, :k].any(axis=1))), len(right)) for k in ks}
+    found = ranks(wanted, hits)
+    return recall_from(found if counts is None else found[counts], ks)
 
 
 def recall_of(

@@ -45,6 +45,8 @@ from server.state import ServerState
 from server.supervisor import Supervisor, commands, environment
 from server.swapper import Swapper
 from server.teaching import Teaching
+from server.watching.probes import ProbeWatch
+from server.watching.recall_metrics import RecallMetrics
 from server.wire import pb, pb_grpc
 
 log = logging.getLogger(__name__)
@@ -108,15 +110,16 @@ class App:
             )
         )
         readers = stack.enter_context(ThreadPoolExecutor(4, thread_name_prefix="reader"))
+        learning = Learning(engine.data)
+        probes = self._probe_watch(engine, learning, metrics)
         swapper = await stack.enter_async_context(
-            Swapper(engine, recall_limits(settings), metrics.swaps, hold=settings.hold)
+            Swapper(engine, recall_limits(settings), metrics.swaps, hold=settings.hold, on_swap=probes.wake)
         )
         supervisor = Supervisor(
             commands(settings),
             lambda name: metrics.program_restarts.labels(program=name).inc(),
             environment=environment(settings),
         )
-        learning = Learning(engine.data)
         progress = Progress(engine.data, learning, swapper, supervisor)
         state = ServerState(engine, pipeline, settings, limits, learning, swapper, progress)
         self._start_metrics(stack, metrics, state)
@@ -131,9 +134,22 @@ class App:
         )
         # The programs start when the server serves, and stop when it does not any more.
         programs = await stack.enter_async_context(AsyncExitStack())
-        admin = AdminService(calls, state, swapper, Teaching(engine, learning, progress, calls.read))
+        admin = AdminService(calls, state, swapper, Teaching(engine, learning, progress, calls.read), probes)
         await self._start_grpc(stack, calls, CatalogService(calls, learning, settings.ingest_window), admin)
         await programs.enter_async_context(supervisor)
+        probes.__enter__()
+        stack.push_async_callback(asyncio.to_thread, probes.__exit__, None, None, None)
+
+    def _probe_watch(self, engine: Engine, learning: Learning, metrics: Metrics) -> ProbeWatch:
+        settings = self._settings
+        probes = ProbeWatch(
+            engine,
+            learning.cohort_of,
+            every_s=settings.recall_every_s,
+            most_probes=settings.recall_probes,
+        )
+        probes.on_measured.append(RecallMetrics(metrics.registry, probes.last).observe)
+        return probes
 
     def _start_metrics(self, stack: AsyncExitStack, metrics: Metrics, state: ServerState) -> None:
         registry = metrics.registry

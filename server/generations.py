@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from indexer.datadir import DataDir
 from indexer.errors import Damaged
@@ -12,8 +12,10 @@ from indexer.gates import Gate, cohort_recall, load_gates, passed
 from indexer.generation import GenerationInfo, State, gates_of, load_info, numbers, state_of
 from indexer.model import load_manifest
 from server import wire
-from server.learning import Learning
 from server.wire import pb
+
+References = Callable[[str], Mapping[int, float]]
+"""Of a model's id, the recall of each cohort when its stage went live. Errors: Damaged."""
 
 _STATES = {
     State.CANDIDATE: pb.GENERATION_STATE_CANDIDATE,
@@ -23,13 +25,12 @@ _STATES = {
 }
 
 
-def listed(data: DataDir, learning: Learning, *, hold: bool) -> list[pb.Generation]:
+def listed(data: DataDir, references: References, *, hold: bool) -> list[pb.Generation]:
     """All that can be read, and the models that were rejected before they had one, newest first.
 
     With `hold` a candidate is READY: it waits for `Promote`.
     """
     infos = list(_infos(data))
-    references = learning.references()
     found = [*_of_infos(data, infos, references, hold=hold), *_rejected_models(data, infos, references)]
     return sorted(found, key=lambda each: (each.created_at.ToNanoseconds(), each.number), reverse=True)
 
@@ -53,7 +54,7 @@ def _infos(data: DataDir) -> Iterator[GenerationInfo]:
 
 
 def _of_infos(
-    data: DataDir, infos: Sequence[GenerationInfo], references: Mapping[int, float], *, hold: bool
+    data: DataDir, infos: Sequence[GenerationInfo], references: References, *, hold: bool
 ) -> Iterator[pb.Generation]:
     for info in infos:
         with contextlib.suppress(Damaged):
@@ -65,13 +66,11 @@ def _of_infos(
                 created_at=wire.timestamp(info.created_at),
                 seq=info.seq,
             )
-            add_gates(message, gates_of(data, info), references)
+            add_gates(message, gates_of(data, info), references(info.model))
             yield message
 
 
-def _rejected_models(
-    data: DataDir, infos: Sequence[GenerationInfo], references: Mapping[int, float]
-) -> Iterator[pb.Generation]:
+def _rejected_models(data: DataDir, infos: Sequence[GenerationInfo], references: References) -> Iterator[pb.Generation]:
     made = {info.model for info in infos}
     for folder in data.models.iterdir():
         if folder.name.startswith(STAGING):
@@ -85,5 +84,5 @@ def _rejected_models(
                     state=pb.GENERATION_STATE_REJECTED,
                     created_at=wire.timestamp(manifest.created_at),
                 )
-                add_gates(message, gates, references)
+                add_gates(message, gates, references(manifest.id))
                 yield message

@@ -67,7 +67,7 @@ class Learning:
         return under_way[-1] if under_way else None
 
     def references(self) -> dict[int, float]:
-        """Recall of each cohort when the last model that learned it as its newest was published."""
+        """Recall of each cohort when the last model that learned it as its newest was published, by the trainer."""
         found = {}
         for record in self.records():
             if record.outcome is not None and record.outcome.state == "published":

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from indexer.gates import RecallLimits
+from indexer.probe_recall import MOST_PROBES
 
 _RECALL = RecallLimits()
 
@@ -93,6 +94,11 @@ class Settings(BaseSettings):
     """Further arguments of the trainer that is run, in one text: --trainer-args='--min-categories 5'."""
     indexer_args: str = ""
     """Further arguments of the indexer that is run, in one text."""
+
+    recall_every_s: float = Field(300.0, ge=0)
+    """Seconds between two measurements of probe recall; 0 measures after the start and after swaps only."""
+    recall_probes: int = Field(MOST_PROBES, ge=1, le=10_000)
+    """Probes of each cohort that are searched; where there are more, always the same ones."""
 
     drain_s: float = Field(10.0, ge=0)
     """Seconds that calls under way get to finish when the server stops."""

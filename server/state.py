@@ -86,7 +86,7 @@ class ServerState:
     def generations(self) -> list[pb.Generation]:
         """The generations on disk and the models that never had one, newest first. Only what can be read is listed."""
         live = self.live()
-        found = listed(self._engine.data, self._learning, hold=self._swapper.hold)
+        found = listed(self._engine.data, self._references, hold=self._swapper.hold)
         return [live if each.number == live.number else each for each in found]
 
     def snapshot(self) -> Snapshot:
@@ -136,8 +136,19 @@ class ServerState:
         if generation.segment.recall is not None:
             message.index_recall = generation.segment.recall
         with contextlib.suppress(Damaged):  # what it was measured by is of no use to those who search
-            add_gates(message, gates_of(self._engine.data, generation.info), self._learning.references())
+            references = self._references(generation.model.id)
+            add_gates(message, gates_of(self._engine.data, generation.info), references)
         return message
+
+    def _references(self, model: str) -> dict[int, float]:
+        """Recall@1 of each cohort when its stage went live, as the server measured it through the gallery; where that
+        is not known, as the trainer did when it published the stage. A model that has not been live has its base's.
+
+        Errors: ModelDamaged.
+        """
+        history = self._engine.history
+        measured = history.references(model) or history.references(self._learning.lineage(model).base)
+        return {**self._learning.references(), **{cohort: each.recall_1 for cohort, each in measured.items()}}
 
     def _limits_message(self) -> pb.Limits:
         limits, settings = self._limits, self._settings

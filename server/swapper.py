@@ -76,11 +76,20 @@ class Swapper:
     """
 
     def __init__(
-        self, engine: Promotes, limits: RecallLimits, swaps: Counter, *, hold: bool, every_s: float = _LOOK_EVERY_S
+        self,
+        engine: Promotes,
+        limits: RecallLimits,
+        swaps: Counter,
+        *,
+        hold: bool,
+        on_swap: Callable[[], None] = lambda: None,
+        every_s: float = _LOOK_EVERY_S,
     ) -> None:
+        """`on_swap` is told, on the event loop, of each generation that has gone live."""
         self._engine = engine
         self._limits = limits
         self._swaps = swaps
+        self._on_swap = on_swap
         self._every_s = every_s
         self._looking: asyncio.Task[None] | None = None
         self._swapping: asyncio.Task[GenerationInfo] | None = None
@@ -159,6 +168,7 @@ class Swapper:
             self.current = None
         self._swaps.labels(result="ok").inc()
         self.failure = None
+        self._on_swap()
         return info
 
     def _rejected(self, number: int) -> bool:

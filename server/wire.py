@@ -22,6 +22,7 @@ from server.status import code_of
 __all__ = ["pb", "pb_grpc"]
 
 DEFAULT_K = 10
+_YEAR_1, _YEAR_9999 = -62_135_596_800, 253_402_300_799  # the seconds that a Timestamp may have
 
 _OUTCOMES = {
     Outcome.CREATED: pb.PUT_OUTCOME_CREATED,
@@ -211,6 +212,18 @@ def timestamp(seconds: float) -> Timestamp:
     made = Timestamp()
     made.FromNanoseconds(int(seconds * 1e9))
     return made
+
+
+def seconds_of(message: Timestamp, field: str) -> float:
+    """Unix seconds of a protobuf timestamp. Errors: InvalidField when it is none."""
+    if not (_YEAR_1 <= message.seconds <= _YEAR_9999 and 0 <= message.nanos < 1_000_000_000):
+        raise InvalidField(
+            "a timestamp is out of range",
+            field=field,
+            got=f"{message.seconds} s, {message.nanos} ns",
+            expected="a time in the years 1 to 9999, and 0 to 999999999 ns",
+        )
+    return float(message.seconds + message.nanos / 1e9)
 
 
 def _timing(timing: Timing) -> pb.Timing:

@@ -1,6 +1,7 @@
 """The catalogue: items, photos and vectors, in one total order of changes."""
 
 from indexer.catalogue.committer import Capacity, Committer
+from indexer.catalogue.history import Cause, CohortCounts, History, Measurement, SwapRecord
 from indexer.catalogue.store import Catalogue
 from indexer.catalogue.values import (
     Applied,
@@ -22,15 +23,20 @@ __all__ = [
     "Capacity",
     "Catalogue",
     "CategoryCount",
+    "Cause",
     "Change",
+    "CohortCounts",
     "Committer",
     "Delete",
     "Entry",
     "EntryChunk",
+    "History",
+    "Measurement",
     "MetadataValue",
     "Outcome",
     "Photo",
     "Put",
     "StoredItem",
+    "SwapRecord",
     "Totals",
 ]

@@ -3,21 +3,30 @@
     items ──> categories          an item is one entry: an update deletes the old row and inserts a new one
       └────> photos <── photo_data
                 ^────── vectors ──> models
+    recall, swaps                 what was measured of the generations, and which went live (`history`)
 
 Rows are small, except those of `photo_data` and `vectors`, which nothing scans. New photos and categories are numbered
 with the `seq` of the change that brought them, so that tables lie on the disk in the order of `seq`. `meta` is one row:
 the counts in it are kept in the transaction that changes them, so that nothing has to count.
+
+A catalogue that an earlier version wrote is brought up to this one when it is opened, by whichever program comes first.
+
+| crash at this step                    | found so at restart                                                         |
+|---------------------------------------|-----------------------------------------------------------------------------|
+| while the tables are made or added to | an empty database, or the earlier version whole: it comes in one transaction |
 """
 
 from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Connection,
     Double,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -25,15 +34,18 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    func,
     insert,
     inspect,
     select,
+    update,
 )
 from sqlalchemy.exc import DBAPIError
 
 from indexer.errors import CatalogueDamaged
 
-VERSION = 1
+VERSION = 2
+_LOCK = 0x65766572  # of PostgreSQL: one program at a time makes the tables
 
 # SQLite makes a column of exactly this type the key of the table itself. Texts compare by their bytes everywhere.
 _Number = BigInteger().with_variant(Integer, "sqlite")
@@ -100,17 +112,50 @@ vectors = Table(
 )
 
 
+recall = Table(
+    "recall",
+    _tables,
+    Column("id", _Number, primary_key=True),
+    Column("at", Double, nullable=False, index=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("model", _Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("cohort", Integer),
+    Column("probes", Integer, nullable=False),
+    Column("found_1", Integer, nullable=False),
+    Column("found_5", Integer, nullable=False),
+    Column("found_10", Integer, nullable=False),
+    Index("recall_of_model", "cause", "model", "cohort"),
+)
+swaps = Table(
+    "swaps",
+    _tables,
+    Column("id", _Number, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("model", _Text, nullable=False),
+    Column("base", _Text, nullable=False),
+    Column("cohort", Integer),
+    Column("again", Boolean, nullable=False),
+)
+_SINCE = {recall.name: 2, swaps.name: 2}
+"""The version that brought a table, where that is not the first."""
+
+
 def check(connection: Connection) -> bool:
-    """Whether the database holds a catalogue; False when it is empty.
+    """Whether the database holds a catalogue of this version; False when it is empty, or an earlier version wrote it.
 
     Errors: CatalogueDamaged when it holds something else, or was written by a newer version.
     """
-    present = set(inspect(connection).get_table_names())
+    present = _present(connection)
     if not present:
         return False
+    version = VERSION
     if meta.name in present:
-        _check_version(_stored_version(connection))
-    if absent := sorted(_tables.tables.keys() - present):
+        version = _checked_version(_stored_version(connection))
+        present = _present(connection)  # once more: another program may have brought it up to date between the looks
+    expected = {name for name in _tables.tables if _SINCE.get(name, 1) <= version}
+    if absent := sorted(expected - present):
         raise CatalogueDamaged(
             f"the database is no catalogue: it has tables, but not {', '.join(absent)}. Give the catalogue a database"
             " of its own, or restore this one from a backup",
@@ -118,19 +163,31 @@ def check(connection: Connection) -> bool:
             got=", ".join(sorted(present)),
             expected="a catalogue, or an empty database",
         )
-    return True
+    return version == VERSION
 
 
-def create(connection: Connection) -> None:
-    """Makes the tables in an empty database."""
+def prepare(connection: Connection) -> None:
+    """Makes the tables in an empty database, or those that an earlier version did not have. Others may do so too."""
+    if connection.dialect.name == "postgresql":  # SQLite's writing transaction is alone anyway
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    if check(connection):
+        return
+    empty = not _present(connection)
     _tables.create_all(connection)
-    empty = dict.fromkeys(("last_seq", "item_count", "category_count", "photo_count", "photo_bytes"), 0)
-    connection.execute(insert(meta).values(id=1, schema_version=VERSION, **empty))
+    if empty:
+        zero = dict.fromkeys(("last_seq", "item_count", "category_count", "photo_count", "photo_bytes"), 0)
+        connection.execute(insert(meta).values(id=1, schema_version=VERSION, **zero))
+    else:
+        connection.execute(update(meta).values(schema_version=VERSION))
 
 
 def drop(connection: Connection) -> None:
     """Removes the catalogue's tables, with all that is in them."""
     _tables.drop_all(connection)
+
+
+def _present(connection: Connection) -> set[str]:
+    return set(inspect(connection).get_table_names())
 
 
 def _stored_version(connection: Connection) -> int | None:
@@ -140,9 +197,9 @@ def _stored_version(connection: Connection) -> int | None:
         raise CatalogueDamaged(f"the catalogue's version cannot be read: {error.orig}", field="catalogue") from error
 
 
-def _check_version(version: int | None) -> None:
-    if version == VERSION:
-        return
+def _checked_version(version: int | None) -> int:
+    if version is not None and 1 <= version <= VERSION:
+        return version
     newer = version is not None and version > VERSION
     raise CatalogueDamaged(
         f"the catalogue was written by a newer Everlook (schema {version}); upgrade this one, or restore a backup"

@@ -22,7 +22,8 @@ from sqlalchemy import and_, delete, func, select, tuple_
 
 from indexer.catalogue.changes import apply_changes, in_parts, insert_vectors
 from indexer.catalogue.database import Database, open_database
-from indexer.catalogue.schema import categories, check, create, items, meta, models, photo_data, photos, vectors
+from indexer.catalogue.history import History
+from indexer.catalogue.schema import categories, check, items, meta, models, photo_data, photos, prepare, vectors
 from indexer.catalogue.values import (
     Applied,
     CategoryCount,
@@ -68,10 +69,12 @@ class Catalogue:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
+        self.history = History(database)
+        """What was measured of the generations, and which went live."""
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Opens the catalogue at a database URL, and makes it where the database is empty.
+        """Opens the catalogue at a database URL, made where the database is empty and brought up to this version.
 
         Errors: CatalogueDamaged when it is something else, damaged, or of a newer version; InvalidField for a URL of
         another kind of database; StorageFull where the disk refuses.
@@ -82,8 +85,7 @@ class Catalogue:
                 ready = check(connection)
             if not ready:
                 with database.write() as connection:
-                    if not check(connection):
-                        create(connection)
+                    prepare(connection)
         except BaseException:
             database.close()
             raise

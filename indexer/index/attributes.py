@@ -181,6 +181,11 @@ class Attributes:
     def category(self, row: int) -> str:
         return self._category_names.words[int(self._categories.upto(row + 1)[row])]
 
+    def category_codes(self, n: int) -> tuple[NDArray[np.int32], list[str]]:
+        """Each row's category (n,) as a number, negative for a row that is dead from the start; and their names."""
+        codes = self._categories.upto(n)  # before the names: whatever has a number by then has its name there
+        return codes, self._category_names.words
+
     def metadata(self, row: int) -> dict[str, MetadataValue]:
         return dict(zip(self._keys[row], self._values[row], strict=True))
 

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 from indexer.errors import InvalidField, NotServing, Unsupported
 from server.events import Look, happened, went_on
+from server.services import recall
 from server.services.calls import Calls, Context
 from server.state import ServerState
 from server.swapper import Swapper
 from server.teaching import Teaching
+from server.watching.probes import ProbeWatch
 from server.wire import pb, pb_grpc
 
 T = TypeVar("T")
@@ -27,8 +29,11 @@ _TO_ANSWER_S = 0.5  # before the caller's deadline, so that it is told why
 class AdminService(pb_grpc.AdminServicer):
     """For operators. What this server cannot do is refused by name, never silently ignored."""
 
-    def __init__(self, calls: Calls, state: ServerState, swapper: Swapper, teaching: Teaching) -> None:
+    def __init__(
+        self, calls: Calls, state: ServerState, swapper: Swapper, teaching: Teaching, probes: ProbeWatch
+    ) -> None:
         self._calls = calls
+        self._probes = probes
         self._state = state
         self._swapper = swapper
         self._teaching = teaching
@@ -76,6 +81,14 @@ class AdminService(pb_grpc.AdminServicer):
 
     async def CancelTraining(self, request: pb.CancelTrainingRequest, context: Context) -> pb.CancelTrainingResponse:
         return pb.CancelTrainingResponse(stage=await self._while_serving(self._teaching.cancel))
+
+    async def GetRecallHistory(
+        self, request: pb.GetRecallHistoryRequest, context: Context
+    ) -> pb.GetRecallHistoryResponse:
+        return await self._calls.read(recall.recall_history, self._calls.engine.history, request)
+
+    async def ListConfusions(self, request: pb.ListConfusionsRequest, context: Context) -> pb.ListConfusionsResponse:
+        return await self._calls.read(recall.confusions, self._calls.engine, self._probes, request)
 
     async def Backup(self, request: pb.BackupRequest, context: Context) -> pb.BackupResponse:
         raise Unsupported("this server does not have Admin.Backup", got="Admin.Backup", expected="any other of Admin")

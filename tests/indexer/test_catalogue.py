@@ -291,13 +291,13 @@ def test_counts_that_do_not_match_the_tables_are_found(url: str) -> None:
             catalogue.verify()
 
 
-@pytest.mark.parametrize(("version", "says"), [(2, "newer Everlook"), (0, "no release has written")])
+@pytest.mark.parametrize(("version", "says"), [(3, "newer Everlook"), (0, "no release has written")])
 def test_another_schema_version_is_refused(url: str, version: int, says: str) -> None:
     with Catalogue.open(url) as catalogue, catalogue._database.write() as connection:
         connection.execute(text("UPDATE meta SET schema_version = :version"), {"version": version})
     with pytest.raises(CatalogueDamaged, match=says) as refused:
         Catalogue.open(url)
-    assert (refused.value.got, refused.value.expected) == (f"schema {version}", "schema 1")
+    assert (refused.value.got, refused.value.expected) == (f"schema {version}", "schema 2")
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "mysql://host/name", "catalogue.db", "sqlite:///:memory:"])

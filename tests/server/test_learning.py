@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def generation(data: DataDir, model: str, dimension: int = 32) -> GenerationInfo
     return publish_generation(
         data, model, 0, Segment.build(np.empty((0, dimension), np.float32), np.empty(0, np.uint64))
     )
+
+
+def references_of(data: DataDir) -> Callable[[str], Mapping[int, float]]:
+    """Those that the trainer measured, for every model."""
+    return lambda model: Learning(data).references()
 
 
 @pytest.fixture
@@ -122,7 +128,7 @@ def test_the_generations_are_listed_newest_first_with_their_states_and_gates(dat
     write_verdict(data, rejected.number, measured(1, {0: (0, 10), 1: (8, 10)}, before=9))
     waits = model_of(data, 3, learned.id, ["a", "b"], ["c"], gates=measured(1, {0: (9, 10), 1: (7, 8)}))
     generation(data, waits.id)
-    found = listed(data, Learning(data), hold=False)
+    found = listed(data, references_of(data), hold=False)
     assert [(each.number, each.state) for each in found] == [
         (4, CANDIDATE),
         (3, REJECTED),
@@ -143,7 +149,7 @@ def test_the_generations_are_listed_newest_first_with_their_states_and_gates(dat
 
 def test_a_candidate_is_ready_when_the_server_holds(data: DataDir, base: str) -> None:
     generation(data, model_of(data, 1, base, ["a", "b"]).id)
-    assert [each.state for each in listed(data, Learning(data), hold=True)] == [READY, LIVE]
+    assert [each.state for each in listed(data, references_of(data), hold=True)] == [READY, LIVE]
 
 
 def test_a_model_that_was_rejected_before_it_had_a_generation_is_listed_with_its_reasons(
@@ -151,7 +157,7 @@ def test_a_model_that_was_rejected_before_it_had_a_generation_is_listed_with_its
 ) -> None:
     spoiled = model_of(data, 1, base, ["a", "b"], gates=measured(0, {0: (0, 10)}))
     model_of(data, 2, base, ["a", "b"], gates=measured(0, {0: (6, 10)}))  # its generation is still to come
-    first, live = listed(data, Learning(data), hold=False)
+    first, live = listed(data, references_of(data), hold=False)
     assert (first.number, first.state, first.model.id) == (0, REJECTED, spoiled.id)
     assert "did not rise" in first.gates[0].reason
     assert (live.number, live.state) == (1, LIVE)
@@ -163,7 +169,7 @@ def test_what_is_damaged_hides_no_other_generation(data: DataDir, base: str) -> 
     other = model_of(data, 2, base, ["a", "b"])
     generation(data, other.id)
     (data.model(other.id) / "gates.json").write_text("{")
-    assert [each.number for each in listed(data, Learning(data), hold=False)] == [1]
+    assert [each.number for each in listed(data, references_of(data), hold=False)] == [1]
 
 
 # ---------------------------------------------------------------------------------------------------- progress

@@ -30,6 +30,8 @@ class Activity:
     total: int = 0
     remaining_s: float = 0.0  # until the phase ends, estimated
     loss: float | None = None  # of the last step of training
+    ripe: int = 0  # categories that could be taught now, of the trainer while it teaches nothing
+    ripe_since: float = 0.0  # Unix seconds, while there are some
     pid: int = 0
     at: float = 0.0  # Unix seconds when it was written
 

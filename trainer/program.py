@@ -6,6 +6,7 @@ Torch, and what needs it, is loaded when a stage begins: a trainer that waits on
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from indexer import stages
+from indexer.allocator import give_back_memory, keep_freed_memory
 from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir, Lock
 from indexer.errors import Damaged, EverlookError, InvalidField
@@ -24,7 +26,6 @@ from indexer.lineage import load_lineage
 from indexer.priority import give_way
 from indexer.programs import Activity, Reporter
 from indexer.stages import Request, StageRule, Training, Waiting
-from trainer.allocator import give_back_memory, keep_freed_memory
 from trainer.publishing import publishing
 from trainer.recipe import Recipe
 from trainer.stopping import Cancelled, Stopped, Stopping
@@ -87,6 +88,7 @@ class Program:
         self._cohorts = 0
         self._seen: tuple[int, str] | None = None  # the change, and the live model, of the last look
         self._look_after = 0.0
+        self._ripe_since = 0.0
 
     def run(self) -> None:
         """Errors: Stopped; InvalidField for settings; others, such as OSError, after which a new start goes on."""
@@ -161,13 +163,14 @@ class Program:
         self._look(live)
         rule = self._settings.rule
         ripe = stages.ripe(self._waiting, rule, time.time(), self._tried)
+        self._ripe_since = (self._ripe_since or time.time()) if ripe else 0.0
         if ripe is None:
             fresh = [w for w in self._waiting if w.name not in self._tried and len(w.photos) >= rule.min_photos]
             photos = f"{rule.min_photos} training photos"
             self._idle(f"waits: {len(fresh)} of {rule.min_categories} new categories have {photos}{self._refused}")
             return None
         if candidate_model(self._data) or candidate_generation(self._data):
-            self._idle("waits for what it taught last to go live")
+            self._idle("waits for what it taught last to go live", ripe=len(ripe[0]))
             return None
         self._check_settings()
         try:
@@ -200,7 +203,7 @@ class Program:
     def _begin(self, live: str, chosen: Sequence[Waiting], reason: str, request: str = "") -> Training:
         """Errors: InvalidField when no stage is left of it; OSError."""
         self._refused = ""
-        self._idle(f"gathers the photos of {len(chosen)} new categories")
+        self._idle(f"gathers the photos of {len(chosen)} new categories", ripe=len(chosen))
         stage, catalogue = self._cohorts, self._catalogue
         training = stages.begin(self._data, catalogue, chosen, stage=stage, base=live, reason=reason, request=request)
         log.info("training %d of stage %d begins: %s", training.number, stage, reason)
@@ -219,11 +222,12 @@ class Program:
         outcome = teach.teach(self._data, self._catalogue, training, settings.recipe, place, watcher)
         stages.end(self._data, training, outcome)
         log.info("training %d: %s: %s", training.number, outcome.state, outcome.reason)
+        gc.collect()
         give_back_memory()
         self._seen = None
 
-    def _idle(self, words: str) -> None:
-        self._reporter.say(Activity(words))
+    def _idle(self, words: str, ripe: int = 0) -> None:
+        self._reporter.say(Activity(words, ripe=ripe, ripe_since=self._ripe_since if ripe else 0.0))
 
 
 class _Watcher:

@@ -1,0 +1,159 @@
+"""Prometheus's configuration and rules: valid, tested, explained, and about metrics that there are."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from indexer.gates import RecallLimits, Z
+from server.metrics import Metrics
+from tests.conftest import ROOT
+from tests.deploy.documented import faults
+from tests.deploy.plain import load
+from tests.deploy.promql import promtool, selectors
+from trainer.recipe import Recipe
+
+FOLDER = ROOT / "deploy" / "prometheus"
+TESTS = sorted((FOLDER / "tests").glob("*.yml"))
+
+
+def rules(name: str) -> list[dict[str, Any]]:
+    groups = load((FOLDER / "rules" / name).read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
+RECORDED = {rule["record"]: rule for rule in rules("recording.yml")}
+EXPRESSIONS = {name: rule["expr"] for name, rule in (ALERTS | RECORDED).items()}
+
+
+def number(name: str, pattern: str) -> float:
+    """A number in a rule's expression."""
+    match = re.search(pattern, EXPRESSIONS[name])
+    assert match, (name, pattern)
+    return float(match[1])
+
+
+# ------------------------------------------------------------------------------------------------ valid and tested
+
+
+def test_the_configuration_is_valid_and_names_rules_that_are() -> None:
+    done = promtool("check", "config", FOLDER / "prometheus.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 rule files found" in done.stdout
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_the_alerts_fire_when_they_should_and_only_then(path: Path) -> None:
+    done = promtool("test", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tested_firing_and_not_firing() -> None:
+    found = re.findall(
+        r"alertname: (\w+)\n +exp_alerts:( \[\])?", "".join(path.read_text() for path in TESTS), re.MULTILINE
+    )
+    assert {name for name, silent in found if silent} == ALERTS.keys()
+    assert {name for name, silent in found if not silent} == ALERTS.keys()
+
+
+def test_there_is_an_alert_for_all_that_matters() -> None:
+    answers = {"Down", "Restarting", "Failing", "Slow", "Refusing"}
+    recall = {"RecallDropped", "RecallNotMeasured", "IndexRecallLow", "QueriesDrifted", "UnfamiliarQueries"}
+    learning = {"StageNotServed", "SwapsFailing", "CandidatesRefused", "ProgramDown", "ProgramRestarting"}
+    disk = {"DiskFull", "DiskFilling", "StorageFull", "MergesFailing"}
+    assert ALERTS.keys() == {f"Everlook{name}" for name in answers | recall | learning | disk}
+
+
+# ------------------------------------------------------------------------------------------------ explained
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_how_bad_it_is_since_when_what_is_seen_and_what_to_do(name: str) -> None:
+    rule = ALERTS[name]
+    assert set(re.findall(r"page|ticket", rule["labels"]["severity"])) <= {"page", "ticket"}
+    assert re.findall(r"page|ticket", rule["labels"]["severity"])
+    assert re.fullmatch(r"\d+[mh]", rule["for"])
+    assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+    assert "$labels.instance" in rule["annotations"]["summary"]
+    assert rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
+
+
+def test_every_alert_has_its_paragraph_for_whoever_is_woken_and_no_other_has() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    assert re.findall(r"^### (Everlook\w+)$", text, re.MULTILINE) == list(ALERTS)
+    for name in ALERTS:
+        paragraph = text.split(f"### {name}\n", 1)[1].split("\n#", 1)[0]
+        for part in ("Means", "Confirm", "Do", "Nothing"):
+            assert f"**{part}.**" in paragraph, (name, part)
+
+
+# ------------------------------------------------------------------------------------------------ of what there is
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_a_rule_reads_documented_metrics_as_their_type_allows(name: str) -> None:
+    assert faults(EXPRESSIONS[name], set(RECORDED)) == []
+
+
+def test_what_is_recorded_is_used() -> None:
+    panels = (ROOT / "deploy" / "grafana" / "dashboard.json").read_text()
+    used = {each.name for name in ALERTS for each in selectors(EXPRESSIONS[name])}
+    assert {name for name in RECORDED if name not in used and name not in panels} == set()
+
+
+@pytest.mark.parametrize(
+    ("expr", "fault"),
+    [
+        ("rate(everlook_items[5m])", "gauge"),
+        ("sum(everlook_swaps_total) > 3", "counter"),
+        ('rate(everlook_swaps_total{outcome="ok"}[5m])', "no labels"),
+        ("everlook_nothing > 1", "not documented"),
+        ("sum by (nothing) (everlook_items)", "nothing here has"),
+        ("instance:everlook_nothing:rate5m", "not recorded"),
+        ("everlook_items[5m]", "gauge"),
+    ],
+)
+def test_what_a_rule_must_not_do_is_seen(expr: str, fault: str) -> None:
+    assert any(fault in each for each in faults(expr, set(RECORDED)))
+
+
+# ------------------------------------------------------------------------------------------------ of the right size
+
+
+def test_recall_may_drop_as_far_as_the_gates_let_it_beyond_the_same_error() -> None:
+    assert number("EverlookRecallDropped", r"high < -([\d.]+)") == RecallLimits().most_drop
+    errors = [
+        float(each) for expr in EXPRESSIONS.values() for each in re.findall(r"([\d.]+) \* (?:sqrt|\w+_error)", expr)
+    ]
+    assert errors == [Z] * 5
+
+
+def test_the_limit_of_slow_searches_is_a_bucket() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.call_seconds.labels(rpc="Search/Search", code="OK")
+    (family,) = metrics.call_seconds.collect()
+    edges = {sample.labels["le"] for sample in family.samples if "le" in sample.labels}
+    used = {edge for expr in EXPRESSIONS.values() for edge in re.findall(r'le="([^"]+)"', expr)}
+    assert used
+    assert used <= edges
+
+
+def test_a_stage_that_is_learned_is_given_longer_than_its_training_takes() -> None:
+    assert number("EverlookStageNotServed", r"seconds > (\d+)") >= 2 * Recipe().budget_s
+
+
+def test_queries_that_do_not_drift_raise_the_alarm_once_in_a_hundred_thousand_times() -> None:
+    """Of n windows that are false alarms with probability 0.01 each, `least` and more than `share` of them."""
+    least = number("EverlookQueriesDrifted", r">= (\d+)")
+    share = number("EverlookQueriesDrifted", r"> ([\d.]+) \)")
+    chances = []
+    for windows in range(1, 200):
+        enough = max(int(least), math.floor(share * windows) + 1)
+        chances.append(sum(math.comb(windows, k) * 0.01**k * 0.99 ** (windows - k) for k in range(enough, windows + 1)))
+    assert max(chances) < 1.0e-5

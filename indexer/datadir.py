@@ -9,6 +9,7 @@
 <data>/live.json         which generation is live, and which have been
 <data>/requests/         what an operator asks of the trainer
 <data>/programs/         what each program is doing
+<data>/watching/         the live queries that came first after each model went live, which later ones are compared with
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ class DataDir:
     def programs(self) -> Path:
         return self.root / "programs"
 
+    @property
+    def watching(self) -> Path:
+        return self.root / "watching"
+
     def model(self, model_id: str) -> Path:
         return self.models / model_id[:16]
 
@@ -75,7 +80,15 @@ class DataDir:
 
     def create(self) -> None:
         """Makes the folders that are missing."""
-        for folder in (self.models, self.generations, self.stages, self.verdicts, self.requests, self.programs):
+        for folder in (
+            self.models,
+            self.generations,
+            self.stages,
+            self.verdicts,
+            self.requests,
+            self.programs,
+            self.watching,
+        ):
             folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -1,8 +1,8 @@
 """The server's parts, put together, started in order and stopped in reverse.
 
-Start: open the engine, start the workers, look for candidates, listen, say SERVING, start the other programs. Stop:
-say NOT_SERVING, refuse new calls, let those under way finish within `drain_s`, stop the other programs and the
-workers, close the engine.
+Start: open the engine, start the workers and what watches their answers, look for candidates, listen, say SERVING,
+start the other programs. Stop: say NOT_SERVING, refuse new calls, let those under way finish within `drain_s`, stop the
+other programs, the watch and the workers, close the engine.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ from server.supervisor import Supervisor, commands, environment
 from server.swapper import Swapper
 from server.teaching import Teaching
 from server.watching.probes import ProbeWatch
+from server.watching.queries import QueryWatch, WatchLimits
 from server.watching.recall_metrics import RecallMetrics
+from server.watching.windows import WindowLimits
 from server.wire import pb, pb_grpc
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ class App:
         stack.push_async_callback(asyncio.to_thread, engine.__exit__, None, None, None)
 
         limits = Limits()
+        queries = QueryWatch(engine.data, engine.live, metrics.registry, watch_limits(settings))
         pipeline = await stack.enter_async_context(
             Pipeline(
                 engine,
@@ -107,11 +110,14 @@ class App:
                 patience_s=settings.ingest_patience_s,
                 image_limits=image_limits(settings),
                 on_failure=fail,
+                on_answers=queries.tap.offer if settings.watch_share else None,
             )
         )
+        queries.__enter__()
+        stack.push_async_callback(asyncio.to_thread, queries.__exit__, None, None, None)
         readers = stack.enter_context(ThreadPoolExecutor(4, thread_name_prefix="reader"))
         learning = Learning(engine.data)
-        probes = self._probe_watch(engine, learning, metrics)
+        probes = self._probe_watch(engine, learning, metrics, queries)
         swapper = await stack.enter_async_context(
             Swapper(engine, recall_limits(settings), metrics.swaps, hold=settings.hold, on_swap=probes.wake)
         )
@@ -140,7 +146,7 @@ class App:
         probes.__enter__()
         stack.push_async_callback(asyncio.to_thread, probes.__exit__, None, None, None)
 
-    def _probe_watch(self, engine: Engine, learning: Learning, metrics: Metrics) -> ProbeWatch:
+    def _probe_watch(self, engine: Engine, learning: Learning, metrics: Metrics, queries: QueryWatch) -> ProbeWatch:
         settings = self._settings
         probes = ProbeWatch(
             engine,
@@ -149,6 +155,9 @@ class App:
             most_probes=settings.recall_probes,
         )
         probes.on_measured.append(RecallMetrics(metrics.registry, probes.last).observe)
+        probes.on_measured.append(
+            lambda measured: queries.know_probes(measured.model, [each.place.score for each in measured.probes])
+        )
         return probes
 
     def _start_metrics(self, stack: AsyncExitStack, metrics: Metrics, state: ServerState) -> None:
@@ -227,6 +236,12 @@ def _listen(server: aio.Server, settings: Settings) -> int:
 def recall_limits(settings: Settings) -> RecallLimits:
     """What is asked of a candidate's probe recall."""
     return RecallLimits(most_drop=settings.most_drop, floor=settings.floor)
+
+
+def watch_limits(settings: Settings) -> WatchLimits:
+    """What is watched of the live queries."""
+    windows = WindowLimits(settings.drift_reference, settings.drift_window)
+    return WatchLimits(settings.watch_share, settings.drift_alpha, windows)
 
 
 def image_limits(settings: Settings) -> ImageLimits:

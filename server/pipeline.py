@@ -57,11 +57,15 @@ class Pipeline:
         patience_s: float,
         image_limits: ImageLimits,
         on_failure: Callable[[BaseException], None],
+        on_answers: Callable[[Sequence[tuple[QueryJob, Answer]]], None] | None = None,
     ) -> None:
+        """`on_failure` hears of the end of a worker; `on_answers` of the queries of a batch that were answered, in the
+        worker's thread, once they are delivered: it must cost next to nothing and never wait."""
         self._engine = engine
         self._metrics = metrics
         self._image_limits = image_limits
         self._on_failure = on_failure
+        self._on_answers = on_answers
         self.queue: WorkQueue[Job] = WorkQueue(lanes, patience_s=patience_s)
         self._threads = [threading.Thread(target=self._work, name=f"worker-{i}", daemon=True) for i in range(threads)]
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -89,11 +93,11 @@ class Pipeline:
             self._drop(expired)
             if not jobs:
                 continue
+            logs.work_for(job.request for job in jobs)
             try:
                 if isinstance(jobs[0], QueryJob):
                     outcomes = self._answer([job for job in jobs if isinstance(job, QueryJob)])
                 else:
-            logs.work_for(job.request for job in jobs)
                     outcomes = self._write([job for job in jobs if isinstance(job, IngestJob)])
             except Exception as error:  # the batch fails as a whole; the worker lives on
                 outcomes = [(job, error) for job in jobs]
@@ -102,6 +106,18 @@ class Pipeline:
                 self._die(jobs)
                 raise
             self._deliver(outcomes)
+            self._tell(outcomes)
+
+    def _tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Tells who watches of the answers. A watch that fails takes no worker with it."""
+        if self._on_answers is None:
+            return
+        answered = [(job, got) for job, got in outcomes if isinstance(job, QueryJob) and isinstance(got, Answer)]
+        try:
+            if answered:
+                self._on_answers(answered)
+        except Exception:
+            log.exception("answers could not be watched")
 
     def _die(self, jobs: Sequence[Job]) -> None:
         """Fails these jobs, all that wait, and all that come, since nobody may be left to do them."""
@@ -135,6 +151,7 @@ class Pipeline:
                 decoded.append(preprocess(photo, spec, self._image_limits))
             except EverlookError as error:
                 decoded.append(error)
+            job.timing.began["decode"] = began
             job.timing.decode_s = time.perf_counter() - began
         if jobs:
             self._observe(jobs[0].lane, decode=sum(job.timing.decode_s for job in jobs))
@@ -146,12 +163,12 @@ class Pipeline:
         took = time.perf_counter() - began
         self._observe(jobs[0].lane, encode=took)
         for job in jobs:
+            job.timing.began.setdefault("encode", began)
             job.timing.encode_s += took
         return vectors
 
     def _begin(self, jobs: Sequence[Job]) -> None:
         now = time.monotonic()
-            job.timing.began["decode"] = began
         lane = jobs[0].lane.label
         self._metrics.batch_jobs.labels(lane=lane).observe(len(jobs))
         waited = self._metrics.stage_seconds.labels(lane=lane, stage="queue")
@@ -163,7 +180,6 @@ class Pipeline:
         for stage, seconds in stages.items():
             self._metrics.stage_seconds.labels(lane=lane.label, stage=stage).observe(seconds)
 
-            job.timing.began.setdefault("encode", began)
     # ------------------------------------------------------------------------------------------------ queries
 
     def _answer(self, jobs: Sequence[QueryJob]) -> list[Outcome]:

@@ -99,6 +99,14 @@ class Settings(BaseSettings):
     """Seconds between two measurements of probe recall; 0 measures after the start and after swaps only."""
     recall_probes: int = Field(MOST_PROBES, ge=1, le=10_000)
     """Probes of each cohort that are searched; where there are more, always the same ones."""
+    watch_share: float = Field(0.02, ge=0, le=1)
+    """Share of the live searches that are repeated exactly and compared with earlier ones; 0 watches none."""
+    drift_reference: int = Field(512, ge=16, le=2048)
+    """Watched queries, the first after a model went live, that later ones are compared with."""
+    drift_window: int = Field(256, ge=16, le=1024)
+    """Watched queries that are compared with them together."""
+    drift_alpha: float = Field(0.01, gt=0.001, lt=1)
+    """p-value below which a window counts as drifted: about the share of windows that are false alarms."""
 
     drain_s: float = Field(10.0, ge=0)
     """Seconds that calls under way get to finish when the server stops."""

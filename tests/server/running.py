@@ -7,7 +7,7 @@ import contextlib
 import io
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from indexer.validate import Limits
 from server.app import App
 from server.batching import Lane, LaneLimits
 from server.budget import Budget
+from server.jobs import Answer, QueryJob
 from server.metrics import Metrics
 from server.pipeline import Pipeline
 from server.services.calls import Calls
@@ -167,6 +168,7 @@ def calls_of(
     max_batch: int = 8,
     jobs: int = 1000,
     size_bytes: int = 1 << 30,
+    on_answers: Callable[[Sequence[tuple[QueryJob, Answer]]], None] | None = None,
 ) -> Calls:
     """What the services need. Its pipeline is not entered yet: what is submitted waits, as behind busy workers."""
     metrics = Metrics(CollectorRegistry())
@@ -178,6 +180,7 @@ def calls_of(
         patience_s=0.5,
         image_limits=ImageLimits(),
         on_failure=lambda error: None,
+        on_answers=on_answers,
     )
     return Calls(
         engine=engine,

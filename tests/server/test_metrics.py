@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
@@ -16,7 +16,7 @@ from everlook.v1 import everlook_pb2 as pb
 from indexer.errors import CatalogueDamaged, InvalidField, QueueFull, StorageFull
 from server.metrics import Metrics, Snapshot, SnapshotCollector
 from tests.conftest import ROOT
-from tests.server.running import TIMEOUT_S, Running, item, photo, sample
+from tests.server.running import TIMEOUT_S, Running, item, photo, running, sample
 
 BASE_UNITS = ("_seconds", "_bytes", "_ratio", "_info")
 OTHER_UNITS = re.compile(r"_(ms|millis|milliseconds|minutes|hours|kb|mb|kilobytes|megabytes|percent|count|sum)(_|$)")
@@ -175,8 +175,46 @@ def exposed(server: Running) -> dict[str, Metric]:
     }
 
 
-def test_names_follow_the_conventions_of_prometheus(used: Running) -> None:
-    for name, family in exposed(used).items():
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server that watches each of its searches, after as many as make a reference and a window."""
+    windows = {"watch_share": 1.0, "drift_reference": 16, "drift_window": 16}
+    with running(tmp_path_factory.mktemp("watched"), **windows) as server:
+        for n in range(40):
+            server.put(item(f"i{n}", f"c{n % 2}"), photo(n))
+        for n in range(32):
+            server.search.Search(pb.SearchRequest(image=photo(100 + n)), timeout=TIMEOUT_S)
+        for _ in range(1000):
+            if server_value(server, "everlook_query_drift_distance", test="score") is not None:
+                break
+            time.sleep(0.02)
+        yield server
+
+
+def server_value(server: Running, name: str, **labels: str) -> float | None:
+    return samples(server).get((name, frozenset(labels.items())))
+
+
+def test_each_search_of_a_server_that_watches_all_is_compared_with_exact_search(watched: Running) -> None:
+    live = str(watched.admin.Status(pb.StatusRequest(), timeout=TIMEOUT_S).generation.number)
+    assert server_value(watched, "everlook_query_samples_total", result="taken") == 32
+    assert server_value(watched, "everlook_query_samples_total", result="dropped") == 0
+    assert server_value(watched, "everlook_index_recall_queries", generation=live) == 32
+    assert server_value(watched, "everlook_index_recall_hits_total", generation=live) == 320
+    assert server_value(watched, "everlook_index_recall_expected_total", generation=live) == 320
+    assert server_value(watched, "everlook_index_recall_ratio", generation=live) == 1
+    assert server_value(watched, "everlook_query_top_score_count") == 32
+    assert server_value(watched, "everlook_query_reference_queries") == 16
+    for test in ("mmd", "score"):
+        results = [
+            server_value(watched, "everlook_query_drift_windows_total", test=test, result=result)
+            for result in ("same", "drifted")
+        ]
+        assert results == [1, 0]
+
+
+def test_names_follow_the_conventions_of_prometheus(watched: Running) -> None:
+    for name, family in exposed(watched).items():
         assert re.fullmatch(r"everlook(_[a-z]+)+", name)
         assert family.documentation.endswith(".")
         assert name.endswith("_total") == (family.type == "counter")
@@ -193,12 +231,13 @@ def documented() -> dict[str, tuple[str, set[str]]]:
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
-def test_every_metric_of_a_running_server_is_documented_and_no_other(used: Running) -> None:
-    assert documented().keys() == exposed(used).keys()
+def test_every_metric_of_a_running_server_is_documented_and_no_other(watched: Running) -> None:
+    assert documented().keys() == exposed(watched).keys()
 
 
-def test_type_and_labels_are_documented_as_they_are(used: Running) -> None:
-    for name, family in exposed(used).items():
+def test_type_and_labels_are_documented_as_they_are(watched: Running) -> None:
+    list(watched.catalog.Ingest(iter([pb.IngestRequest(item=item("bad"), image=b"no photo")]), timeout=TIMEOUT_S))
+    for name, family in exposed(watched).items():
         kind, labels = documented()[name]
         assert kind == family.type, name
         for each in family.samples:

@@ -274,3 +274,52 @@ def test_leaving_the_pipeline_finishes_what_waits_and_ends_the_threads(engine: E
         assert len(done) == 20
 
     asyncio.run(scenario())
+
+
+def test_who_watches_is_told_of_what_was_answered_and_of_nothing_else(engine: Engine) -> None:
+    fill(engine, ("a", photo(1), {}))
+    told: list[tuple[QueryJob, Answer]] = []
+
+    async def scenario() -> None:
+        calls = calls_of(engine, on_answers=told.extend)
+        good, bad = query(ImageQuery(photo(1))), query(ItemQuery("nobody"))
+        async with calls.pipeline:
+            answer, _, _ = await submit(calls, [good, bad, write("b", photo(2))])
+            late = query(ImageQuery(photo(1)), deadline=time.monotonic() - 1)
+            await submit(calls, [late])
+        assert told == [(good, answer)]
+
+    asyncio.run(scenario())
+
+
+def test_a_watch_that_fails_costs_neither_the_answers_nor_the_worker(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(engine, ("a", photo(1), {}))
+
+    def fails(_: object) -> None:
+        raise RuntimeError("the watch is out of order")
+
+    async def scenario() -> None:
+        calls = calls_of(engine, on_answers=fails)
+        async with calls.pipeline:
+            for _ in range(2):
+                (answer,) = await submit(calls, [query(ImageQuery(photo(1)))])
+                assert ids(answer) == ["a"]
+
+    asyncio.run(scenario())
+    assert "answers could not be watched" in caplog.text
+
+
+def test_without_a_watch_nothing_is_gathered_for_one(engine: Engine) -> None:
+    """What nobody listens to costs one comparison a batch."""
+    calls = calls_of(engine)
+
+    class Untouched(list[Any]):
+        def __iter__(self) -> Any:
+            raise AssertionError("the outcomes were looked through")
+
+    calls.pipeline._tell(Untouched())
+    watched = calls_of(engine, on_answers=lambda answered: None)
+    with pytest.raises(AssertionError):
+        watched.pipeline._tell(Untouched())

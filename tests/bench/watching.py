@@ -1,0 +1,182 @@
+"""What watching costs searches: throughput and 99th percentile with all of it on, against all of it off, in one run.
+
+    python -m tests.bench.watching --photos FOLDER [--store]
+
+Two real servers over copies of one data directory, one as it comes and scraped as Prometheus would, one that watches
+nothing and that nobody scrapes. They take turns round by round, and the order of the two changes every round; whoever
+is not at work is stopped as a process, so that its timers cost the other nothing. Two loads, as in `calm`: sixteen
+callers that never pause, and calls that are due at half of the rate that those reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from clients import Client, Item
+from everlook.v1 import everlook_pb2 as pb
+from indexer.datadir import DataDir
+from tests.bench.load import write_requests
+from tests.bench.machine import store
+from tests.bench.swaps import export
+from tests.e2e.process import ServerProcess
+
+OFF = ("--watch-share", "0", "--recall-every-s", "0")
+SCRAPE_EVERY_S = 5.0
+WARM_UP_S = 3.0
+
+
+def run(
+    photos: Sequence[Path], work: Path, *, rounds: int, seconds: float, image_size: int, flags: Sequence[str]
+) -> dict[str, Any]:
+    """All figures. Every seventh photo is a query."""
+    watching, plain = DataDir(work / "watching"), DataDir(work / "plain")
+    export(watching.root, image_size, seed=0)
+    with ServerProcess(watching.root, *OFF) as server, Client(server.target, timeout_s=300) as client:
+        items = ((Item(f"{path.parent.name}/{path.name}", path.parent.name), path) for path in photos)
+        refused = [ack for ack in client.ingest(items) if ack.error is not None]
+        if refused:
+            raise RuntimeError(f"{len(refused)} items were refused; first: {refused[0].error}")
+        server.stop()
+    shutil.copytree(watching.root, plain.root)
+    requests = work / "requests"
+    write_requests(requests, [pb.SearchRequest(image=p.read_bytes(), k=10).SerializeToString() for p in photos[::7]])
+    with ServerProcess(watching.root, *flags) as on, ServerProcess(plain.root, *OFF) as off:
+        sides = {"on": on, "off": off}
+        for server in sides.values():
+            _stop(server)
+
+        def load(side: str, rate: float, seconds: float) -> dict[str, float]:
+            with _at_work(sides[side], scraped=side == "on"):
+                return _load(sides[side].target, requests, rate, seconds)
+
+        for side in sides:
+            load(side, 0, WARM_UP_S)
+        half = load("off", 0, seconds)["per_s"] / 2
+        loads = {}
+        for name, rate in (("full", 0.0), ("half", half)):
+            turns = []
+            for number in range(rounds):
+                order = ("on", "off") if number % 2 else ("off", "on")
+                turns.append({side: load(side, rate, seconds) for side in order})
+                print(f"{name}, round {number + 1} of {rounds}: {json.dumps(turns[-1])}", file=sys.stderr)
+            loads[name] = compared(turns) | {"rate_per_s": rate or None}
+        with _at_work(on, scraped=False):
+            watched = _samples(on)
+        for server in sides.values():
+            _go_on(server)
+    return {
+        "photos": len(photos),
+        "image_size": image_size,
+        "flags": list(flags),
+        "rounds": rounds,
+        "seconds": seconds,
+        "loads": loads,
+        "watched": watched,
+    }
+
+
+def compared(turns: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Medians of both sides, and the quartiles over the rounds of what is on against what is off."""
+    names = ("per_s", "p50_ms", "p99_ms")
+    medians = {
+        side: {name: statistics.median(turn[side][name] for turn in turns) for name in names} for side in turns[0]
+    }
+    ratios = {name: [turn["on"][name] / turn["off"][name] for turn in turns] for name in names}
+    quartiles = {
+        f"{name}_ratio_quartiles": statistics.quantiles(found, n=4, method="inclusive")
+        for name, found in ratios.items()
+    }
+    return medians | quartiles
+
+
+@contextmanager
+def _at_work(server: ServerProcess, *, scraped: bool) -> Iterator[None]:
+    """The server goes on for the time of the block, with somebody who reads its metrics."""
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.wait(SCRAPE_EVERY_S):
+            _page(server)
+
+    reader = threading.Thread(target=scrape, daemon=True)
+    _go_on(server)
+    try:
+        if scraped:
+            reader.start()
+        yield
+    finally:
+        over.set()
+        if scraped:
+            reader.join()
+        _stop(server)
+
+
+def _page(server: ServerProcess) -> str:
+    with urllib.request.urlopen(server.metrics_url, timeout=60) as page:  # noqa: S310  # our own server's
+        return str(page.read().decode())
+
+
+def _samples(server: ServerProcess) -> dict[str, float]:
+    """What the server says it has watched."""
+    lines = (line.rsplit(" ", 1) for line in _page(server).splitlines() if not line.startswith("#"))
+    wanted = ("everlook_query_samples_total", "everlook_query_drift_windows_total", "everlook_probe_recall_seconds_")
+    return {name: float(value) for name, value in lines if name.startswith(wanted) and "_bucket" not in name}
+
+
+def _stop(server: ServerProcess) -> None:
+    psutil.Process(server.pid).send_signal(signal.SIGSTOP)
+
+
+def _go_on(server: ServerProcess) -> None:
+    psutil.Process(server.pid).send_signal(signal.SIGCONT)
+
+
+def _load(target: str, requests: Path, rate: float, seconds: float) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.bench.calm", "--drive", target, str(requests), str(rate), str(seconds)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return dict(json.loads(done.stdout))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.watching", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--photos", type=Path, required=True, help="a folder of photos for each category")
+    parser.add_argument("--count", type=int, default=3000, help="photos at most (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each window (%(default)s)")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels that the model sees (%(default)s)")
+    parser.add_argument("--flags", default="", help="further flags of the server that watches, in one text")
+    parser.add_argument("--store", action="store_true", help="keep the figures in tests/bench/results/watching.json")
+    options = parser.parse_args()
+    photos = sorted(options.photos.glob("*/*"))
+    photos = photos[:: max(1, len(photos) // options.count)][: options.count]
+    with tempfile.TemporaryDirectory(prefix="everlook-watching-") as work:
+        figures = run(
+            photos,
+            Path(work),
+            rounds=options.rounds,
+            seconds=options.seconds,
+            image_size=options.image_size,
+            flags=options.flags.split(),
+        )
+    print(json.dumps(figures, indent=2))
+    if options.store:
+        print(store("watching", figures).name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The two tests of drift: against literal loops, worked out by hand, and as often wrong as they say."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from server.watching.drift import (
+    compare_embeddings,
+    compare_scores,
+    gaussian,
+    median_distance,
+    mmd2,
+    random_splits,
+    squared_distances,
+)
+
+Points = NDArray[np.float64]
+
+
+def k(a: Points, b: Points, width: float) -> float:
+    return math.exp(-sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / (2 * width**2))
+
+
+def mmd2_by_loops(x: Points, y: Points, width: float) -> float:
+    """Equation (3), one term at a time."""
+    m, n = len(x), len(y)
+    within_x = sum(k(x[i], x[j], width) for i in range(m) for j in range(m) if i != j)
+    within_y = sum(k(y[i], y[j], width) for i in range(n) for j in range(n) if i != j)
+    across = sum(k(x[i], y[j], width) for i in range(m) for j in range(n))
+    return within_x / (m * (m - 1)) + within_y / (n * (n - 1)) - 2 * across / (m * n)
+
+
+def normal(seed: int, count: int, dimension: int = 3, shift: float = 0.0) -> Points:
+    return np.random.default_rng(seed).standard_normal((count, dimension)) + shift
+
+
+def given(m: int, n: int) -> NDArray[np.bool_]:
+    return (np.arange(m + n) < m)[:, None]
+
+
+@pytest.mark.parametrize(("m", "n"), [(2, 2), (5, 3), (4, 9)])
+def test_mmd_is_the_equations_sum(m: int, n: int) -> None:
+    x, y = normal(1, m), normal(2, n, shift=0.5)
+    (found,) = mmd2(gaussian(np.concatenate([x, y]), 1.7), given(m, n))
+    assert found == pytest.approx(mmd2_by_loops(x, y, 1.7), abs=1e-12)
+
+
+def test_mmd_of_every_split_is_that_of_its_two_samples() -> None:
+    pooled = normal(3, 9)
+    splits = random_splits(np.random.default_rng(4), 4, 5, 20)
+    assert splits.shape == (9, 20)
+    assert (np.count_nonzero(splits, axis=0) == 4).all()
+    wanted = [mmd2_by_loops(pooled[side], pooled[~side], 0.8) for side in splits.T]
+    assert mmd2(gaussian(pooled, 0.8), splits) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_mmd_of_two_pairs_of_twins_is_worked_out_by_hand() -> None:
+    # Each sample is one point twice, the two points lie 2 apart: 1 + 1 - 2 exp(-4 / 2).
+    points = np.array([[0.0], [0.0], [2.0], [2.0]])
+    assert mmd2(gaussian(points, 1.0), given(2, 2)) == pytest.approx([2 - 2 * math.exp(-2)])
+
+
+def test_mmd_is_about_zero_on_the_average_where_nothing_differs() -> None:
+    """Unbiased: with a point compared with itself it would be 1/m + 1/n too much, 0.13 here."""
+    found = [
+        mmd2(gaussian(np.concatenate([normal(s, 20), normal(1000 + s, 12)]), 2.0), given(20, 12))[0] for s in range(200)
+    ]
+    assert abs(np.mean(found)) < 0.01
+
+
+def test_distances_and_their_median_are_those_of_loops() -> None:
+    points = normal(5, 7)
+    apart = [math.dist(a, b) for a, b in itertools.combinations(points.tolist(), 2)]
+    assert median_distance(points) == pytest.approx(float(np.median(apart)))
+    assert squared_distances(points, points[:2])[3, 1] == pytest.approx(math.dist(points[3], points[1]) ** 2)
+
+
+def test_the_median_leaves_twins_out_and_is_one_where_all_are_twins() -> None:
+    assert median_distance(np.array([[0.0], [0.0], [0.0], [0.0], [3.0]])) == pytest.approx(3.0)
+    assert median_distance(np.ones((4, 2))) == 1.0
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0], ids=["same", "shifted"])
+def test_the_p_value_is_the_share_of_splits_that_are_no_closer(shift: float) -> None:
+    x, y = normal(6, 6), normal(7, 5, shift=shift)
+    found = compare_embeddings(x, y, 1.3, np.random.default_rng(8), permutations=50)
+    pooled = np.concatenate([x, y])
+    distance = mmd2_by_loops(x, y, 1.3)
+    no_closer = 1
+    for side in random_splits(np.random.default_rng(8), 6, 5, 50).T:
+        no_closer += mmd2_by_loops(pooled[side], pooled[~side], 1.3) >= distance
+    assert found.distance == pytest.approx(distance, abs=1e-12)
+    assert found.p_value == no_closer / 51
+
+
+def test_points_that_are_all_the_same_have_not_drifted() -> None:
+    found = compare_embeddings(np.ones((8, 4)), np.ones((5, 4)), 1.0, np.random.default_rng(0), permutations=99)
+    assert (found.distance, found.p_value) == (pytest.approx(0.0, abs=1e-12), 1.0)
+
+
+def test_samples_far_apart_get_the_least_p_value_there_is() -> None:
+    found = compare_embeddings(normal(1, 40), normal(2, 20, shift=2.0), 2.0, np.random.default_rng(0))
+    assert found.p_value == 0.001
+
+
+def test_where_nothing_drifts_p_values_are_spread_evenly() -> None:
+    """Of 200 pairs of windows about a tenth are below 0.1 and a half below 0.5, within four standard errors; by the score
+    test, which has few values for small windows, at the most as many."""
+    mmd, score = [], []
+    for seed in range(200):
+        x, y = normal(seed, 32), normal(10_000 + seed, 16)
+        width = median_distance(x)
+        mmd.append(compare_embeddings(x, y, width, np.random.default_rng(seed), permutations=99).p_value)
+        score.append(compare_scores(x[:, 0], y[:, 0]).p_value)
+    for level in (0.1, 0.5):
+        error = 4 * math.sqrt(level * (1 - level) / 200)
+        assert abs(np.mean(np.array(mmd) <= level) - level) < error
+        assert np.mean(np.array(score) <= level) - level < error
+
+
+def test_a_caller_may_give_way_between_parts_of_a_test() -> None:
+    calls: list[int] = []
+    compare_embeddings(
+        normal(1, 4), normal(2, 4), 1.0, np.random.default_rng(0), permutations=130, between=lambda: calls.append(1)
+    )
+    assert len(calls) == 3
+
+
+def test_the_score_test_measures_the_largest_gap_between_two_distributions() -> None:
+    # Below 0.45 lie three of four of the first and one of four of the second.
+    found = compare_scores(np.array([0.1, 0.2, 0.3, 0.9]), np.array([0.4, 0.5, 0.6, 0.95]))
+    assert found.distance == pytest.approx(0.75)
+    apart = compare_scores(np.linspace(0.0, 0.4, 30), np.linspace(0.5, 0.9, 20))
+    assert apart.distance == 1.0
+    assert apart.p_value < 1e-6

@@ -1,0 +1,272 @@
+"""The watch of live queries as a whole: each thing that goes wrong raises its own signal, and calm traffic none."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from indexer.datadir import DataDir
+from indexer.generation import Live, Serving
+from indexer.index import Filter, SearchParams
+from server.watching import queries
+from server.watching.queries import QueryWatch, WatchLimits
+from server.watching.query_metrics import floor_of
+from server.watching.tap import Sample
+from server.watching.windows import WindowLimits
+from tests.indexer.vectors import clustered
+from tests.server.running import sample
+from tests.server.watching.samples import sample_of, serving_of
+
+MODEL, OTHER = "a" * 64, "b" * 64
+DRAWN = clustered(1200, 16, 12, seed=0)
+GALLERY, CALM = DRAWN[:400], DRAWN[400:]
+STRANGE = clustered(200, 16, 12, seed=5)
+
+
+class Watched:
+    """A watch whose thread does not run: what it is given it works off at once."""
+
+    def __init__(self, folder: Path, serving: Serving, *, share: float = 1.0) -> None:
+        data = DataDir(folder)
+        data.create()
+        for model in (MODEL, OTHER):
+            data.model(model).mkdir(exist_ok=True)
+        self.live = Live(serving)
+        self.registry = CollectorRegistry()
+        limits = WatchLimits(share, 0.01, WindowLimits(reference=200, live=100))
+        self.watch = QueryWatch(data, self.live, self.registry, limits, seed=0)
+        self.watch._pace.rest = lambda: None  # type: ignore[method-assign]  # nobody else wants the processor
+        self.watch.follow()
+
+    def see(self, vectors: NDArray[np.float32], params: SearchParams | None = None, *, by_item: bool = False) -> None:
+        self.watch.follow()
+        for vector in vectors:
+            self.put(sample_of(self.live.current, vector, params, by_item=by_item))
+            self.watch.work(0.0)
+
+    def put(self, one: Sample) -> None:
+        self.watch.tap._waiting.put_nowait(one)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"everlook_{name}", labels)
+
+    def windows(self, test: str) -> tuple[float | None, float | None]:
+        """Windows that are the same, and that have drifted."""
+        same, drifted = (
+            self.value("query_drift_windows_total", test=test, result=result) for result in ("same", "drifted")
+        )
+        return same, drifted
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path, serving_of(GALLERY, model=MODEL))
+
+
+def best_scores(vectors: NDArray[np.float32]) -> list[float]:
+    """Of each of these vectors, which are of the gallery, the best of the others."""
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -1)
+    return [float(best) for best in scores.max(axis=1)]
+
+
+def test_calm_traffic_raises_no_signal(watched: Watched) -> None:
+    watched.watch.know_probes(MODEL, best_scores(GALLERY))
+    watched.see(CALM)
+    assert watched.windows("mmd") == watched.windows("score") == (6, 0)
+    assert watched.value("index_recall_ratio", generation="1") == 1
+    familiar = watched.value("query_familiar_total") or 0
+    assert familiar / 800 > 0.9
+    assert watched.value("query_unfamiliar_total") == 800 - familiar
+
+
+def test_queries_of_other_things_raise_drift_and_are_unfamiliar(watched: Watched) -> None:
+    watched.watch.know_probes(MODEL, best_scores(GALLERY))
+    watched.see(CALM[:200])
+    before = watched.value("query_unfamiliar_total") or 0
+    watched.see(STRANGE)
+    assert watched.windows("mmd") == watched.windows("score") == (0, 2)
+    assert watched.value("query_drift_p_value", test="mmd") == 0.001
+    assert (watched.value("query_drift_distance", test="score") or 0) > 0.5
+    assert (watched.value("query_unfamiliar_total") or 0) - before > 150
+    assert watched.value("index_recall_ratio", generation="1") == 1
+
+
+def test_best_scores_are_those_of_exact_search_whatever_least_score_was_asked_for(watched: Watched) -> None:
+    watched.see(CALM[:30], SearchParams(k=3, min_score=1.0))
+    best = (CALM[:30] @ GALLERY.T).max(axis=1)
+    assert watched.value("query_top_score_count") == 30
+    assert watched.value("query_top_score_sum") == pytest.approx(float(best.sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("params", "by_item"),
+    [(SearchParams(filter=Filter(categories=frozenset({"c1"}))), False), (SearchParams(exclude_id="i1"), True)],
+    ids=["filtered", "by item"],
+)
+def test_what_a_filter_or_an_item_finds_counts_for_the_index_alone(
+    watched: Watched, params: SearchParams, by_item: bool
+) -> None:
+    watched.see(CALM[:5], params, by_item=by_item)
+    assert watched.value("index_recall_queries", generation="1") == 5
+    assert watched.value("query_top_score_count") == 0
+    assert watched.value("query_reference_queries") == 0
+
+
+def test_an_exact_query_counts_for_drift_alone(watched: Watched) -> None:
+    watched.see(CALM[:5], SearchParams(exact=True))
+    assert watched.value("index_recall_queries", generation="1") == 0
+    assert watched.value("query_reference_queries") == 5
+
+
+def test_an_empty_gallery_has_no_best_score(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, serving_of(GALLERY[:0], model=MODEL))
+    watched.see(CALM[:3])
+    assert watched.value("query_samples_total", result="taken") == 3
+    assert watched.value("query_top_score_count") == 0
+
+
+def test_nothing_is_familiar_or_not_until_the_probes_of_this_model_are_known(watched: Watched) -> None:
+    watched.see(CALM[:2])
+    assert watched.value("probe_top_score_floor") is None
+    watched.watch.know_probes(OTHER, best_scores(GALLERY))
+    watched.see(CALM[2:4])
+    assert watched.value("query_familiar_total") == watched.value("query_unfamiliar_total") == 0
+    watched.watch.know_probes(MODEL, best_scores(GALLERY))
+    watched.see(CALM[4:6])
+    assert (watched.value("query_familiar_total") or 0) + (watched.value("query_unfamiliar_total") or 0) == 2
+
+
+def test_the_floor_is_reached_by_all_but_a_twentieth_and_needs_twenty_probes() -> None:
+    scores = [n / 100 for n in range(101)]
+    floor = floor_of(MODEL, scores)
+    assert floor is not None
+    assert floor.score == pytest.approx(0.05)
+    assert sum(score < floor.score for score in scores) == 5
+    assert floor_of(MODEL, scores[:19]) is None
+    assert floor_of(MODEL, [float("nan")] * 50) is None
+
+
+# ---------------------------------------------------------------------------------------------------- swaps
+
+
+def test_only_the_live_generations_series_are_there(watched: Watched) -> None:
+    watched.see(CALM[:5])
+    watched.live.current = serving_of(GALLERY, number=2, model=MODEL)
+    watched.see(CALM[5:7])
+    for name, value in [("hits_total", 20), ("expected_total", 20), ("ratio", 1), ("queries", 2)]:
+        assert watched.value(f"index_recall_{name}", generation="2") == value
+        assert watched.value(f"index_recall_{name}", generation="1") is None
+
+
+def test_a_merge_goes_on_with_the_windows_and_another_model_has_its_own(watched: Watched) -> None:
+    watched.see(CALM[:250])
+    watched.live.current = serving_of(GALLERY, number=2, model=MODEL)
+    watched.see(CALM[250:300])
+    assert watched.windows("mmd") == (1, 0)
+    watched.live.current = serving_of(GALLERY, number=3, model=OTHER)
+    watched.see(CALM[300:303])
+    assert watched.value("query_reference_queries") == 3
+    assert watched.value("query_drift_p_value", test="mmd") is None
+    watched.live.current = serving_of(GALLERY, number=2, model=MODEL)
+    watched.see(CALM[303:304])
+    assert watched.value("query_reference_queries") == 200
+
+
+def test_what_waits_for_a_generation_that_is_gone_is_dropped_and_its_view_let_go_of(watched: Watched) -> None:
+    for vector in CALM[:4]:
+        watched.put(sample_of(watched.live.current, vector))
+    old = weakref.ref(watched.live.current.view)
+    watched.live.current = serving_of(GALLERY, number=2, model=MODEL)
+    watched.watch.work(0.0)
+    gc.collect()
+    assert old() is None
+    assert watched.value("query_samples_total", result="dropped") == 4
+    assert watched.value("query_samples_total", result="taken") == 0
+
+
+def test_a_late_answer_of_a_generation_that_is_gone_is_dropped(watched: Watched) -> None:
+    late = sample_of(watched.live.current, CALM[0])
+    watched.live.current = serving_of(GALLERY, number=2, model=MODEL)
+    watched.watch.follow()
+    watched.put(late)
+    watched.watch.work(0.0)
+    assert watched.value("query_samples_total", result="dropped") == 1
+    assert watched.value("index_recall_expected_total", generation="2") == 0
+
+
+def test_no_view_is_kept_while_the_windows_are_compared(watched: Watched) -> None:
+    watched.see(CALM[:299])
+    kept: list[object] = []
+    serving = serving_of(GALLERY, model=MODEL)
+    view = weakref.ref(serving.view)
+    watched.put(sample_of(serving, CALM[299]))
+    del serving
+    watched.watch._pace.rest = lambda: kept.append(view())  # type: ignore[method-assign]
+    watched.watch.work(0.0)
+    assert watched.windows("mmd") == (1, 0)
+    assert kept
+    assert set(kept) == {None}
+
+
+# ---------------------------------------------------------------------------------------------------- the thread
+
+
+def wait_for(condition: Any) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it did not come about")
+
+
+def watch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "query-watch"]
+
+
+def test_the_thread_works_off_what_is_taken_and_ends_with_the_block(watched: Watched) -> None:
+    with watched.watch:
+        for vector in CALM[:10]:
+            watched.put(sample_of(watched.live.current, vector))
+        wait_for(lambda: sample(watched.registry, "everlook_query_samples_total", result="taken") == 10)
+    assert watch_threads() == []
+    assert len(list(DataDir(watched.watch._windows._data.root).watching.iterdir())) == 1  # what it had gathered
+
+
+def test_a_query_that_cannot_be_watched_does_not_end_the_watch(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(queries, "_PAUSE_S", 0.0)
+    with caplog.at_level(logging.ERROR), watched.watch:
+        unlike_any: Any = None
+        watched.put(Sample(watched.live.current, unlike_any, SearchParams(), unlike_any, False))
+        watched.put(sample_of(watched.live.current, CALM[1]))
+        wait_for(lambda: sample(watched.registry, "everlook_query_top_score_count") == 1)
+    assert "could not be watched" in caplog.text
+
+
+def test_a_share_of_nothing_starts_no_thread(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, serving_of(GALLERY, model=MODEL), share=0.0)
+    with watched.watch:
+        assert watch_threads() == []
+
+
+def test_a_stop_does_not_wait_for_a_pause(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, serving_of(GALLERY, model=MODEL))
+    del watched.watch._pace.rest  # the real one
+    watched.watch._pace._share = 1e-9
+    with watched.watch:
+        watched.put(sample_of(watched.live.current, CALM[0]))
+        wait_for(lambda: sample(watched.registry, "everlook_query_samples_total", result="taken") == 1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5

@@ -1,0 +1,170 @@
+"""The reference window and the live windows: what fills them, what outlives a restart, a swap and a full disk."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from indexer.datadir import DataDir
+from server.watching import reference, windows
+from server.watching.drift import Comparison
+from server.watching.windows import QueryWindows, WindowLimits
+from tests.indexer.vectors import clustered
+
+MODEL, OTHER = "a" * 64, "b" * 64
+CALM = clustered(600, 8, 6, seed=0)
+STRANGE = clustered(100, 8, 6, seed=1)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDir:
+    data = DataDir(tmp_path)
+    data.create()
+    for model in (MODEL, OTHER):
+        data.model(model).mkdir()
+    return data
+
+
+def windows_of(data: DataDir, reference: int = 20, live: int = 10, model: str = MODEL) -> QueryWindows:
+    found = QueryWindows(data, WindowLimits(reference, live), np.random.default_rng(0))
+    found.follow(model)
+    return found
+
+
+def fed(to: QueryWindows, vectors: NDArray[np.float32], score: float = 0.8) -> list[dict[str, Comparison]]:
+    """What the tests said, window by window. Scores are spread around `score`."""
+    spread = np.random.default_rng(0).normal(score, 0.05, len(vectors))
+    said = [to.add(vector, float(each)) for vector, each in zip(vectors, spread, strict=True)]
+    return [dict(each) for each in said if each]
+
+
+def first_of(to: QueryWindows) -> Sequence[float]:
+    return [score for _, score in to._reference]
+
+
+def test_the_first_queries_make_the_reference_and_each_full_window_after_them_is_tested(data: DataDir) -> None:
+    found = windows_of(data)
+    assert fed(found, CALM[:20]) == []
+    assert found.gathered == 20
+    assert fed(found, CALM[20:29]) == []
+    assert len(fed(found, CALM[29:30])) == 1
+    assert len(fed(found, CALM[30:65])) == 3
+    assert found.gathered == 20
+
+
+def test_calm_traffic_does_not_drift_and_other_queries_do(data: DataDir) -> None:
+    found = windows_of(data, reference=100, live=50)
+    calm = fed(found, CALM)
+    assert len(calm) == 10
+    assert min(said["mmd"].p_value for said in calm) > 0.01
+    assert min(said["score"].p_value for said in calm) > 0.01
+    for said in fed(found, STRANGE, score=0.5):
+        assert said["mmd"].p_value == 0.001
+        assert said["score"].p_value < 1e-6
+        assert said["mmd"].distance > max(each["mmd"].distance for each in calm)
+
+
+def test_scores_that_fall_are_seen_by_the_score_test_alone(data: DataDir) -> None:
+    found = windows_of(data, reference=100, live=50)
+    fed(found, CALM[:100])
+    (said,) = fed(found, CALM[100:150], score=0.7)
+    assert said["score"].p_value < 0.001
+    assert said["mmd"].p_value > 0.01
+
+
+def test_a_restart_neither_loses_the_reference_nor_begins_it_anew(data: DataDir) -> None:
+    before = windows_of(data)
+    fed(before, CALM[:35])
+    after = windows_of(data)
+    assert after.gathered == 20
+    assert first_of(after) == first_of(before)
+    assert len(fed(after, CALM[35:45])) == 1
+
+
+def test_a_reference_that_was_half_formed_goes_on_after_a_stop(data: DataDir) -> None:
+    before = windows_of(data)
+    fed(before, CALM[:12])
+    before.save()
+    after = windows_of(data)
+    assert after.gathered == 12
+    fed(after, CALM[12:20])
+    assert first_of(after)[:12] == first_of(before)
+    assert windows_of(data).gathered == 20
+
+
+def test_a_kill_loses_no_more_of_the_reference_than_the_queries_since_it_was_saved(data: DataDir) -> None:
+    fed(windows_of(data, reference=200), CALM[:150])
+    assert windows_of(data, reference=200).gathered == 128
+
+
+def test_a_rollback_finds_its_reference_again_and_the_window_begins_anew(data: DataDir) -> None:
+    found = windows_of(data)
+    fed(found, CALM[:25])
+    first = first_of(found)
+    found.follow(OTHER)
+    assert found.gathered == 0
+    fed(found, STRANGE[:20])
+    found.follow(MODEL)
+    assert first_of(found) == first
+    assert fed(found, CALM[25:34]) == []  # the five of before the swap do not count
+    assert len(fed(found, CALM[34:35])) == 1
+
+
+def test_following_the_same_model_changes_nothing(data: DataDir) -> None:
+    found = windows_of(data)
+    fed(found, CALM[:25])
+    found.follow(MODEL)
+    assert len(fed(found, CALM[25:30])) == 1
+
+
+def test_the_reference_of_a_model_that_is_gone_is_removed_when_another_goes_live(data: DataDir) -> None:
+    found = windows_of(data)
+    fed(found, CALM[:20])
+    data.model(MODEL).rmdir()
+    found.follow(OTHER)
+    assert not reference.path_of(data, MODEL).exists()
+
+
+def test_other_settings_use_as_much_of_a_stored_reference_as_they_ask_for(data: DataDir) -> None:
+    fed(windows_of(data), CALM[:20])
+    assert windows_of(data, reference=16).gathered == 16
+    larger = windows_of(data, reference=24)
+    assert larger.gathered == 20
+    fed(larger, CALM[20:24])
+    assert windows_of(data, reference=24).gathered == 24
+
+
+def test_a_full_disk_costs_nothing_but_the_saving_which_is_made_up_for_later(
+    data: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    found = windows_of(data)
+    with monkeypatch.context() as disk:
+        disk.setattr(windows.reference, "save", full)
+        fed(found, CALM[:25])
+    assert windows_of(data).gathered == 0
+    assert len(fed(found, CALM[25:30])) == 1
+    assert windows_of(data).gathered == 20
+
+
+def test_what_is_kept_does_not_grow(data: DataDir) -> None:
+    found = windows_of(data)
+    fed(found, CALM)
+    assert len(found._reference) == 20
+    assert len(found._window) < 10
+
+
+def test_a_query_is_kept_without_the_batch_that_it_came_in(data: DataDir) -> None:
+    found = windows_of(data)
+    batch = CALM[:3]
+    found.add(batch[1], 0.5)
+    (vector, _), *_ = found._reference
+    assert vector.base is None
+    assert np.array_equal(vector, batch[1])

@@ -17,17 +17,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer import devices as available
+from indexer.allocator import give_back_memory
 from indexer.catalogue import Applied, Capacity, Catalogue, Change, Committer, Entry, History, Measurement
 from indexer.datadir import DataDir, Lock
 from indexer.devices import DeviceInfo, Devices
@@ -59,6 +62,8 @@ from indexer.swap_history import note_live
 __all__ = ["Engine", "Options", "Serving"]
 
 log = logging.getLogger(__name__)
+
+_DRAIN_S: Final = 1.0  # at most: a query that takes longer keeps its generation until it ends
 
 
 @dataclass(frozen=True)
@@ -173,9 +178,16 @@ class Engine:
         """Makes a generation of another model live, while queries are answered; returns when it is. Blocks meanwhile.
 
         A candidate's probe recall is measured first, against `limits` (None: the defaults); one that was live before is
-        not judged again. `progress` hears of the phase and how much of it is done. Errors: as `Promoter.promote`.
+        not judged again. `progress` hears of the phase and how much of it is done. When this returns, the generation
+        before is drained and its memory given back. Errors: as `Promoter.promote`.
         """
-        return self._promoter.promote(number, limits or RecallLimits(), progress)
+        before = weakref.ref(self.live.current.generation)
+        info = self._promoter.promote(number, limits or RecallLimits(), progress)
+        until = time.monotonic() + _DRAIN_S
+        while before() is not None and time.monotonic() < until:  # queries that began with it still hold it
+            time.sleep(0.01)
+        give_back_memory()
+        return info
 
     @property
     def live(self) -> Live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 from clients.report.figures import Series
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_STEPS = (
+_STEPS = (  # between ticks, in seconds; beyond the longest they lie on the first of a month
     *(_MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE, _HOUR, 2 * _HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR),
-    *(_DAY, 2 * _DAY, 7 * _DAY, 14 * _DAY, 28 * _DAY, 91 * _DAY, 182 * _DAY, 364 * _DAY),
+    *(_DAY, 2 * _DAY, 7 * _DAY),
 )
 _LEAST_SPAN_S = 20 * _MINUTE  # a single measurement lies in the middle of as much
 _MARGIN = 0.02  # of the span, so that the first and the last measurement do not lie on the frame
@@ -60,15 +61,24 @@ def share_ticks(axes: Axes) -> list[float]:
 
 def time_ticks(axes: Axes, most: int) -> list[tuple[datetime.datetime, str]]:
     """At most so many round moments in UTC, each with its label."""
-    span = axes.end - axes.begin
-    step = next((step for step in _STEPS if span / step <= most), math.ceil(span / most / _DAY) * _DAY)
+    step = next((step for step in _STEPS if (axes.end - axes.begin) / step <= most), None)
+    if step is None:
+        return [(moment, f"{moment:%b %Y}") for moment in _months(axes, most)]
     first = math.ceil(axes.begin / step) * step
     moments = [datetime.datetime.fromtimestamp(at, datetime.UTC) for at in range(first, int(axes.end) + 1, step)]
-    return [(moment, _label(moment, step)) for moment in moments[:most]]
+    return [(moment, f"{moment:%-d %b}" if _is_midnight(moment) else f"{moment:%H:%M}") for moment in moments[:most]]
 
 
-def _label(moment: datetime.datetime, step: int) -> str:
-    if step >= 91 * _DAY:
-        return f"{moment:%b %Y}"
-    midnight = moment.hour == moment.minute == 0
-    return f"{moment:%-d %b}" if step >= _DAY or midnight else f"{moment:%H:%M}"
+def _is_midnight(moment: datetime.datetime) -> bool:
+    return moment.hour == moment.minute == 0
+
+
+def _months(axes: Axes, most: int) -> list[datetime.datetime]:
+    """The firsts of months between both ends: of every, or of every so many."""
+    ends = [datetime.datetime.fromtimestamp(at, datetime.UTC) for at in (axes.begin, axes.end)]
+    first, last = (at.year * 12 + at.month - 1 for at in ends)
+    step = next(
+        step for step in itertools.chain((1, 2, 3, 6), itertools.count(12, 12)) if (last - first) / step <= most
+    )
+    months = (month for month in range(first + 1, last + 1) if month % step == 0)
+    return [datetime.datetime(month // 12, month % 12 + 1, 1, tzinfo=datetime.UTC) for month in months][:most]

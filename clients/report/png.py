@@ -70,7 +70,7 @@ class _Sheet:
         self._draw = ImageDraw.Draw(self._image)
 
     def save(self, path: Path) -> None:
-        self._image.reduce(_SMOOTH).save(path, "PNG", optimize=True)
+        self._image.reduce(_SMOOTH).save(path, "PNG")
 
     def card(self, left: float, top: float, width: float, height: float) -> None:
         corners = [(left, top), (left + width, top + height)]

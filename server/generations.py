@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from indexer.datadir import DataDir
 from indexer.errors import Damaged
 from indexer.files import STAGING
 from indexer.gates import Gate, cohort_recall, load_gates, passed
 from indexer.generation import GenerationInfo, State, gates_of, load_info, numbers, state_of
+from indexer.lineage import load_lineage
 from indexer.model import load_manifest
 from server import wire
 from server.wire import pb
@@ -71,18 +73,33 @@ def _of_infos(
 
 
 def _rejected_models(data: DataDir, infos: Sequence[GenerationInfo], references: References) -> Iterator[pb.Generation]:
-    made = {info.model for info in infos}
+    """Models without a generation that never get one: they failed a gate, or cannot be read."""
+    made = {data.model(info.model).name for info in infos}
     for folder in data.models.iterdir():
-        if folder.name.startswith(STAGING):
+        if folder.name in made or folder.name.startswith(STAGING):
             continue
-        with contextlib.suppress(Damaged):
-            manifest = load_manifest(folder, verify=False)
-            gates = load_gates(folder)
-            if manifest.id not in made and not passed(gates):
-                message = pb.Generation(
-                    model=wire.model(manifest),
-                    state=pb.GENERATION_STATE_REJECTED,
-                    created_at=wire.timestamp(manifest.created_at),
-                )
+        try:
+            manifest, gates = load_manifest(folder, verify=False), load_gates(folder)
+            load_lineage(folder)
+        except Damaged as error:
+            yield _unreadable(folder, error)
+            continue
+        if not passed(gates):
+            message = pb.Generation(
+                model=wire.model(manifest),
+                state=pb.GENERATION_STATE_REJECTED,
+                created_at=wire.timestamp(manifest.created_at),
+            )
+            with contextlib.suppress(Damaged):
                 add_gates(message, gates, references(manifest.id))
-                yield message
+            yield message
+
+
+def _unreadable(folder: Path, error: Damaged) -> pb.Generation:
+    """A published model that is damaged: nobody ever makes a generation of it, and this says why."""
+    return pb.Generation(
+        model=pb.Model(id=folder.name),  # its first digits: the rest is in what cannot be read
+        state=pb.GENERATION_STATE_REJECTED,
+        created_at=wire.timestamp(folder.stat().st_mtime),
+        gates=[wire.gate(Gate("loading", False, 0.0, 1.0, error.message))],
+    )

@@ -163,6 +163,18 @@ def test_a_model_that_was_rejected_before_it_had_a_generation_is_listed_with_its
     assert (live.number, live.state) == (1, LIVE)
 
 
+def test_a_published_model_that_cannot_be_read_is_listed_as_rejected_with_what_is_wrong(
+    data: DataDir, base: str
+) -> None:
+    damaged = model_of(data, 1, base, ["a", "b"])
+    (data.model(damaged.id) / "lineage.json").write_text("{")
+    found = next(each for each in listed(data, references_of(data), hold=False) if each.state == REJECTED)
+    assert found.number == 0
+    assert damaged.id.startswith(found.model.id)
+    assert [(gate.name, gate.passed) for gate in found.gates] == [("loading", False)]
+    assert "lineage.json" in found.gates[0].reason
+
+
 def test_what_is_damaged_hides_no_other_generation(data: DataDir, base: str) -> None:
     broken = generation(data, model_of(data, 1, base, ["a", "b"]).id)
     (data.generation(broken.number) / "generation.json").write_text("{")

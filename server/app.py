@@ -45,10 +45,10 @@ from server.state import ServerState
 from server.supervisor import Supervisor, commands, environment
 from server.swapper import Swapper
 from server.teaching import Teaching
+from server.watching.limits import WatchLimits
 from server.watching.probes import ProbeWatch
-from server.watching.queries import QueryWatch, WatchLimits
+from server.watching.queries import QueryWatch
 from server.watching.recall_metrics import RecallMetrics
-from server.watching.windows import WindowLimits
 from server.wire import pb, pb_grpc
 
 log = logging.getLogger(__name__)
@@ -240,8 +240,7 @@ def recall_limits(settings: Settings) -> RecallLimits:
 
 def watch_limits(settings: Settings) -> WatchLimits:
     """What is watched of the live queries."""
-    windows = WindowLimits(settings.drift_reference, settings.drift_window)
-    return WatchLimits(settings.watch_share, settings.drift_alpha, windows)
+    return WatchLimits(settings.watch_share, settings.drift_reference, settings.drift_window, settings.drift_alpha)
 
 
 def image_limits(settings: Settings) -> ImageLimits:

@@ -12,8 +12,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from indexer.gates import RecallLimits
 from indexer.probe_recall import MOST_PROBES
+from server.watching.limits import WatchLimits
 
 _RECALL = RecallLimits()
+_WATCH = WatchLimits()
 
 
 class Settings(BaseSettings):
@@ -99,13 +101,13 @@ class Settings(BaseSettings):
     """Seconds between two measurements of probe recall; 0 measures after the start and after swaps only."""
     recall_probes: int = Field(MOST_PROBES, ge=1, le=10_000)
     """Probes of each cohort that are searched; where there are more, always the same ones."""
-    watch_share: float = Field(0.02, ge=0, le=1)
+    watch_share: float = Field(_WATCH.share, ge=0, le=1)
     """Share of the live searches that are repeated exactly and compared with earlier ones; 0 watches none."""
-    drift_reference: int = Field(512, ge=16, le=2048)
+    drift_reference: int = Field(_WATCH.reference, ge=16, le=2048)
     """Watched queries, the first after a model went live, that later ones are compared with."""
-    drift_window: int = Field(256, ge=16, le=1024)
+    drift_window: int = Field(_WATCH.window, ge=16, le=1024)
     """Watched queries that are compared with them together."""
-    drift_alpha: float = Field(0.01, gt=0.001, lt=1)
+    drift_alpha: float = Field(_WATCH.alpha, gt=0.001, lt=1)
     """p-value below which a window counts as drifted: about the share of windows that are false alarms."""
 
     drain_s: float = Field(10.0, ge=0)

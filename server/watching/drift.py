@@ -76,7 +76,7 @@ def mmd2(kernel: Floats, first: NDArray[np.bool_]) -> Floats:
     rows = between.sum(axis=1)
     m = np.count_nonzero(first, axis=0)
     n = len(kernel) - m
-    within_first = np.vecdot(sides, between @ sides, axis=0)
+    within_first = (sides * (between @ sides)).sum(axis=0)
     across = rows @ sides - within_first
     within_second = rows.sum() - within_first - 2 * across
     found: Floats = within_first / (m * (m - 1)) + within_second / (n * (n - 1)) - 2 * across / (m * n)

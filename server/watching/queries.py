@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -22,26 +22,16 @@ from prometheus_client import CollectorRegistry
 from indexer.datadir import DataDir
 from indexer.generation import Live
 from server.watching.index_recall import IndexRecallCount, compared, repeat
+from server.watching.limits import WatchLimits
 from server.watching.pace import Pace, Stopped
 from server.watching.query_metrics import QueryMetrics, floor_of
 from server.watching.tap import QueryTap, Sample
-from server.watching.windows import QueryWindows, WindowLimits
+from server.watching.windows import QueryWindows
 
 log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.25  # between two looks at what is live: and so about how long a view that has gone is kept
 _PAUSE_S: Final = 1.0  # after a failure, which may come again at once
-
-
-@dataclass(frozen=True)
-class WatchLimits:
-    """What is watched, and when it counts as drifted."""
-
-    share: float = 0.02
-    """Of live searches."""
-    alpha: float = 0.01
-    """p-value below which a window has drifted: the share of windows that are false alarms."""
-    windows: WindowLimits = field(default_factory=WindowLimits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +53,7 @@ class QueryWatch:
         self._live = live
         self._limits = limits
         self._metrics = QueryMetrics(registry)
-        self._windows = QueryWindows(data, limits.windows, np.random.default_rng(seed))
+        self._windows = QueryWindows(data, limits.reference, limits.window, np.random.default_rng(seed))
         self._index_recall = IndexRecallCount(live.current.generation.number)
         self._pace = Pace()
         self._stopping = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,23 +19,17 @@ log = logging.getLogger(__name__)
 _SAVE_EVERY: Final = 64  # queries of a reference that a kill may lose
 
 
-@dataclass(frozen=True)
-class WindowLimits:
-    """How many queries make a window."""
-
-    reference: int = 512
-    live: int = 256
-
-
 class QueryWindows:
     """The first queries after a model went live make its reference; each full window after them is tested against it.
 
     For one thread; `gathered` may be read by any.
     """
 
-    def __init__(self, data: DataDir, limits: WindowLimits, rng: np.random.Generator) -> None:
+    def __init__(self, data: DataDir, reference: int, window: int, rng: np.random.Generator) -> None:
+        """`reference` and `window` are how many queries make each."""
         self._data = data
-        self._limits = limits
+        self._most_reference = reference
+        self._most_window = window
         self._rng = rng
         self._model = ""
         self._reference: list[Query] = []
@@ -59,7 +52,7 @@ class QueryWindows:
         except OSError as error:
             log.warning("reference windows of models that are gone could not be removed: %s", error)
         self._model = model
-        self._reference = reference.load(self._data, model)[: self._limits.reference]
+        self._reference = reference.load(self._data, model)[: self._most_reference]
         self._saved = len(self._reference)
         self._window = []
         self._width = None
@@ -70,13 +63,13 @@ class QueryWindows:
         """Takes one query: its embedding (D,), and its best score. Returns what the tests say where a window is full;
         `between` is called during them, every few milliseconds."""
         query = (vector.copy(), score)  # a row of a batch would keep the batch
-        if len(self._reference) < self._limits.reference:
+        if len(self._reference) < self._most_reference:
             self._reference.append(query)
-            if self.gathered == self._limits.reference or self.gathered % _SAVE_EVERY == 0:
+            if self.gathered == self._most_reference or self.gathered % _SAVE_EVERY == 0:
                 self.save()
             return {}
         self._window.append(query)
-        if len(self._window) < self._limits.live:
+        if len(self._window) < self._most_window:
             return {}
         self.save()  # where the disk was full before
         window, self._window = self._window, []

@@ -37,8 +37,8 @@ from indexer.engine import published_models
 from indexer.images import preprocess
 from indexer.probes import is_probe
 from indexer.recall import wilson
-from server.settings import Settings
 from server.watching.drift import compare_embeddings, compare_scores, median_distance
+from server.watching.limits import WatchLimits
 from server.watching.query_metrics import floor_of
 from tests.bench.machine import store
 from tests.conftest import ROOT
@@ -163,8 +163,8 @@ def run(
     gallery: Vectors, calm: Queries, planted: Mapping[str, Queries], floor: float, *, runs: int, power: int, seed: int
 ) -> dict[str, Any]:
     """All figures, with the server's default windows and alpha."""
-    settings = Settings()
-    size, window, alpha = settings.drift_reference, settings.drift_window, settings.drift_alpha
+    limits = WatchLimits()
+    size, window, alpha = limits.reference, limits.window, limits.alpha
     rng = np.random.default_rng(seed)
     own = []
     for reference, (rows,) in _some(draws(rng, len(calm), size, window, 1), runs, "false alarms"):

@@ -100,7 +100,8 @@ def test_the_p_value_is_the_share_of_splits_that_are_no_closer(shift: float) -> 
 
 def test_points_that_are_all_the_same_have_not_drifted() -> None:
     found = compare_embeddings(np.ones((8, 4)), np.ones((5, 4)), 1.0, np.random.default_rng(0), permutations=99)
-    assert (found.distance, found.p_value) == (pytest.approx(0.0, abs=1e-12), 1.0)
+    assert found.distance == pytest.approx(0.0, abs=1e-12)
+    assert found.p_value == 1.0
 
 
 def test_samples_far_apart_get_the_least_p_value_there_is() -> None:
@@ -109,13 +110,13 @@ def test_samples_far_apart_get_the_least_p_value_there_is() -> None:
 
 
 def test_where_nothing_drifts_p_values_are_spread_evenly() -> None:
-    """Of 200 pairs of windows about a tenth are below 0.1 and a half below 0.5, within four standard errors; by the score
-    test, which has few values for small windows, at the most as many."""
+    """Of 200 pairs of windows about a tenth are below 0.1 and a half below 0.5, within four standard errors; at most as
+    many by the score test, which has few different values for small windows."""
     mmd, score = [], []
     for seed in range(200):
         x, y = normal(seed, 32), normal(10_000 + seed, 16)
         width = median_distance(x)
-        mmd.append(compare_embeddings(x, y, width, np.random.default_rng(seed), permutations=99).p_value)
+        mmd.append(compare_embeddings(x, y, width, np.random.default_rng(seed), permutations=39).p_value)
         score.append(compare_scores(x[:, 0], y[:, 0]).p_value)
     for level in (0.1, 0.5):
         error = 4 * math.sqrt(level * (1 - level) / 200)

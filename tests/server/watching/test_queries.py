@@ -19,18 +19,18 @@ from indexer.datadir import DataDir
 from indexer.generation import Live, Serving
 from indexer.index import Filter, SearchParams
 from server.watching import queries
-from server.watching.queries import QueryWatch, WatchLimits
+from server.watching.limits import WatchLimits
+from server.watching.queries import QueryWatch
 from server.watching.query_metrics import floor_of
 from server.watching.tap import Sample
-from server.watching.windows import WindowLimits
 from tests.indexer.vectors import clustered
 from tests.server.running import sample
 from tests.server.watching.samples import sample_of, serving_of
 
 MODEL, OTHER = "a" * 64, "b" * 64
-DRAWN = clustered(1200, 16, 12, seed=0)
+DRAWN = clustered(800, 16, 12, seed=0)
 GALLERY, CALM = DRAWN[:400], DRAWN[400:]
-STRANGE = clustered(200, 16, 12, seed=5)
+STRANGE = clustered(100, 16, 12, seed=5)
 
 
 class Watched:
@@ -43,7 +43,7 @@ class Watched:
             data.model(model).mkdir(exist_ok=True)
         self.live = Live(serving)
         self.registry = CollectorRegistry()
-        limits = WatchLimits(share, 0.01, WindowLimits(reference=200, live=100))
+        limits = WatchLimits(share, reference=100, window=50)
         self.watch = QueryWatch(data, self.live, self.registry, limits, seed=0)
         self.watch._pace.rest = lambda: None  # type: ignore[method-assign]  # nobody else wants the processor
         self.watch.follow()
@@ -82,23 +82,23 @@ def best_scores(vectors: NDArray[np.float32]) -> list[float]:
 
 def test_calm_traffic_raises_no_signal(watched: Watched) -> None:
     watched.watch.know_probes(MODEL, best_scores(GALLERY))
-    watched.see(CALM)
+    watched.see(CALM[:400])
     assert watched.windows("mmd") == watched.windows("score") == (6, 0)
     assert watched.value("index_recall_ratio", generation="1") == 1
     familiar = watched.value("query_familiar_total") or 0
-    assert familiar / 800 > 0.9
-    assert watched.value("query_unfamiliar_total") == 800 - familiar
+    assert familiar / 400 > 0.9
+    assert watched.value("query_unfamiliar_total") == 400 - familiar
 
 
 def test_queries_of_other_things_raise_drift_and_are_unfamiliar(watched: Watched) -> None:
     watched.watch.know_probes(MODEL, best_scores(GALLERY))
-    watched.see(CALM[:200])
+    watched.see(CALM[:100])
     before = watched.value("query_unfamiliar_total") or 0
     watched.see(STRANGE)
     assert watched.windows("mmd") == watched.windows("score") == (0, 2)
     assert watched.value("query_drift_p_value", test="mmd") == 0.001
     assert (watched.value("query_drift_distance", test="score") or 0) > 0.5
-    assert (watched.value("query_unfamiliar_total") or 0) - before > 150
+    assert (watched.value("query_unfamiliar_total") or 0) - before > 75
     assert watched.value("index_recall_ratio", generation="1") == 1
 
 
@@ -170,17 +170,17 @@ def test_only_the_live_generations_series_are_there(watched: Watched) -> None:
 
 
 def test_a_merge_goes_on_with_the_windows_and_another_model_has_its_own(watched: Watched) -> None:
-    watched.see(CALM[:250])
+    watched.see(CALM[:125])
     watched.live.current = serving_of(GALLERY, number=2, model=MODEL)
-    watched.see(CALM[250:300])
+    watched.see(CALM[125:150])
     assert watched.windows("mmd") == (1, 0)
     watched.live.current = serving_of(GALLERY, number=3, model=OTHER)
-    watched.see(CALM[300:303])
+    watched.see(CALM[150:153])
     assert watched.value("query_reference_queries") == 3
     assert watched.value("query_drift_p_value", test="mmd") is None
     watched.live.current = serving_of(GALLERY, number=2, model=MODEL)
-    watched.see(CALM[303:304])
-    assert watched.value("query_reference_queries") == 200
+    watched.see(CALM[153:154])
+    assert watched.value("query_reference_queries") == 100
 
 
 def test_what_waits_for_a_generation_that_is_gone_is_dropped_and_its_view_let_go_of(watched: Watched) -> None:
@@ -206,11 +206,11 @@ def test_a_late_answer_of_a_generation_that_is_gone_is_dropped(watched: Watched)
 
 
 def test_no_view_is_kept_while_the_windows_are_compared(watched: Watched) -> None:
-    watched.see(CALM[:299])
+    watched.see(CALM[:149])
     kept: list[object] = []
     serving = serving_of(GALLERY, model=MODEL)
     view = weakref.ref(serving.view)
-    watched.put(sample_of(serving, CALM[299]))
+    watched.put(sample_of(serving, CALM[149]))
     del serving
     watched.watch._pace.rest = lambda: kept.append(view())  # type: ignore[method-assign]
     watched.watch.work(0.0)

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from indexer.datadir import DataDir
-from server.watching import reference, windows
+from server.watching import reference
 from server.watching.drift import Comparison
-from server.watching.windows import QueryWindows, WindowLimits
+from server.watching.windows import QueryWindows
 from tests.indexer.vectors import clustered
 
 MODEL, OTHER = "a" * 64, "b" * 64
@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> DataDir:
 
 
 def windows_of(data: DataDir, reference: int = 20, live: int = 10, model: str = MODEL) -> QueryWindows:
-    found = QueryWindows(data, WindowLimits(reference, live), np.random.default_rng(0))
+    found = QueryWindows(data, reference, live, np.random.default_rng(0))
     found.follow(model)
     return found
 
@@ -147,7 +147,7 @@ def test_a_full_disk_costs_nothing_but_the_saving_which_is_made_up_for_later(
 
     found = windows_of(data)
     with monkeypatch.context() as disk:
-        disk.setattr(windows.reference, "save", full)
+        disk.setattr(reference, "save", full)
         fed(found, CALM[:25])
     assert windows_of(data).gathered == 0
     assert len(fed(found, CALM[25:30])) == 1

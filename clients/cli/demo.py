@@ -28,7 +28,7 @@ from clients.errors import EverlookClientError
 def demo(
     photos: Path | None, out: Path, categories: int, per_category: int, seed: int, image_size: int, steps: int
 ) -> None:
-    """Start a server, teach it PHOTOS in two stages while it answers, and leave a recall chart and a contact sheet.
+    """Start a server, teach it PHOTOS in two stages while it answers, and leave charts, a report and a contact sheet.
 
     PHOTOS is a folder with one folder per category; without it the demo renders a catalogue of its own.
     """

@@ -22,7 +22,7 @@ class Since(click.ParamType):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime.datetime:
         text = str(value).strip()
-        age = re.fullmatch(r"(\d{1,5})([mhdw])", text)
+        age = re.fullmatch(r"(\d{1,4})([mhdw])", text)
         if age is not None:
             return datetime.datetime.now(datetime.UTC) - datetime.timedelta(**{_UNITS[age[2]]: int(age[1])})
         try:

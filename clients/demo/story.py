@@ -29,10 +29,12 @@ from clients.demo.photos import Group, Photo, first_and_new, read_folder
 from clients.demo.render import render_catalogue
 from clients.demo.server import DemoServer, export_model
 from clients.errors import NotFound
+from clients.report import gather, write_report
 from clients.types import Filter, Hit, Item, SearchResult
 
 _SHEET_ROWS, _SHEET_HITS = 8, 6
 _MOST_QUERIES = 400  # at each moment when recall is measured
+_MEASURING_S = 60.0  # the server measures within seconds of a swap, as queries leave it time
 _LEARNING_S = 1800.0  # a stage takes a minute or two; longer than this means that it stands still
 
 
@@ -105,11 +107,13 @@ class Demo:
                     self._back_and_forward(client, [first, new])
                 self._show_load(load)
                 self._pictures(client, answers)
+                self._report(client, server.target)
             self._kill(server, new.gallery[-1])
         self._figures["seconds"] = time.monotonic() - began
         (self._out / "demo.json").write_text(json.dumps(self._figures, indent=2) + "\n", encoding="utf-8")
         self._say(f"{self._figures['seconds']:.0f} s in all; the figures are in {self._out / 'demo.json'}", "Done")
         self._say(f"{self._out / 'recall.png'}, and {self._out / 'contact-sheet.png'} (or .html)", "Look at")
+        self._say(f"{self._out / 'report' / 'report.html'}: how the server itself saw it, by its probes", "And at")
 
     # ------------------------------------------------------------------------------------------------ photos in
 
@@ -323,6 +327,16 @@ class Demo:
         title = "Everlook: held-out photos and what was found"
         write_png(self._out / "contact-sheet.png", rows, title)
         write_html(self._out / "contact-sheet.html", rows, title)
+
+    def _report(self, client: Client, target: str) -> None:
+        """The report, once the server has measured the model that is live, or has not for too long."""
+        deadline = time.monotonic() + _MEASURING_S
+        while time.monotonic() < deadline:
+            live, measured = client.status().generation, client.recall_history().measurements
+            if live is not None and measured and measured[-1].generation.model == live.model.id:
+                break
+            time.sleep(0.5)
+        write_report(gather(client, target), self._out / "report")
 
     def _say(self, text: str, heading: str) -> None:
         self._console.print(f"[bold]{heading:<10}[/bold] {text}", soft_wrap=True)

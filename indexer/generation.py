@@ -238,12 +238,16 @@ def write_verdict(data: DataDir, number: int, gates: Sequence[Gate]) -> None:
 
 def gates_of(data: DataDir, info: GenerationInfo) -> tuple[Gate, ...]:
     """All that was measured: of its model by the trainer, of its index, and by the server. Errors: Damaged."""
-    path = data.verdict(info.number)
+    return (*load_gates(data.model(info.model)), *info.gates, *verdict_of(data, info.number))
+
+
+def verdict_of(data: DataDir, number: int) -> tuple[Gate, ...]:
+    """What the server measured of a generation; nothing before that. Errors: GenerationDamaged."""
+    path = data.verdict(number)
     try:
-        verdict = from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ()
+        return from_json(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else ()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GenerationDamaged(f"{path.name} cannot be read: {error}", got=path.name) from error
-    return (*load_gates(data.model(info.model)), *info.gates, *verdict)
 
 
 def state_of(data: DataDir, info: GenerationInfo) -> State:

@@ -38,6 +38,7 @@ from indexer.gates import Gate, from_json, to_json
 from indexer.probes import is_probe
 
 PHOTOS: Final = "photos"
+CHECKPOINT: Final = "checkpoint.pt"  # what the trainer goes on from
 OVERTAKEN: Final = "another model went live meanwhile than the one that it was taught from"  # why it was cancelled
 
 _STAGE: Final = "stage.json"

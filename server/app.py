@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -41,14 +42,18 @@ from server.services.calls import Calls
 from server.services.catalog import CatalogService
 from server.services.search import SearchService
 from server.settings import Settings
-from server.state import ServerState
+from server.state import ServerState, everlook_version
 from server.supervisor import Supervisor, commands, environment
 from server.swapper import Swapper
 from server.teaching import Teaching
-from server.watching.limits import WatchLimits
+from server.watching.learning import LearningProgress
+from server.watching.operator import OperatorCollector, build, disk, queues
 from server.watching.probes import ProbeWatch
-from server.watching.queries import QueryWatch
+from server.watching.programs import Programs
+from server.watching.queries import QueryWatch, WatchLimits
 from server.watching.recall_metrics import RecallMetrics
+from server.watching.records import Records
+from server.watching.windows import WindowLimits
 from server.wire import pb, pb_grpc
 
 log = logging.getLogger(__name__)
@@ -119,7 +124,14 @@ class App:
         learning = Learning(engine.data)
         probes = self._probe_watch(engine, learning, metrics, queries)
         swapper = await stack.enter_async_context(
-            Swapper(engine, recall_limits(settings), metrics.swaps, hold=settings.hold, on_swap=probes.wake)
+            Swapper(
+                engine,
+                recall_limits(settings),
+                metrics.swaps,
+                hold=settings.hold,
+                on_swap=probes.wake,
+                on_end=metrics.count_swap,
+            )
         )
         supervisor = Supervisor(
             commands(settings),
@@ -128,6 +140,15 @@ class App:
         )
         progress = Progress(engine.data, learning, swapper, supervisor)
         state = ServerState(engine, pipeline, settings, limits, learning, swapper, progress)
+        readings = {
+            "build": build(everlook_version()),
+            "records": Records(engine.data, learning, time.time()),
+            "learning": LearningProgress(engine, learning, progress),
+            "programs": Programs(engine.data, progress, supervisor),
+            "queues": queues(lambda: {lane.label: pipeline.queue.oldest_s(lane) for lane in Lane}),
+            "disk": disk(engine.data.root),
+        }
+        metrics.registry.register(OperatorCollector(readings, metrics.registry))
         self._start_metrics(stack, metrics, state)
         calls = Calls(
             engine=engine,
@@ -240,7 +261,8 @@ def recall_limits(settings: Settings) -> RecallLimits:
 
 def watch_limits(settings: Settings) -> WatchLimits:
     """What is watched of the live queries."""
-    return WatchLimits(settings.watch_share, settings.drift_reference, settings.drift_window, settings.drift_alpha)
+    windows = WindowLimits(settings.drift_reference, settings.drift_window)
+    return WatchLimits(settings.watch_share, settings.drift_alpha, windows)
 
 
 def image_limits(settings: Settings) -> ImageLimits:

@@ -135,6 +135,12 @@ class WorkQueue(Generic[J]):
         """Jobs waiting in one lane."""
         return len(self._lanes[lane])
 
+    def oldest_s(self, lane: Lane) -> float:
+        """Seconds since the oldest job of one lane came; 0 when none waits."""
+        with self._ready:
+            waiting = self._lanes[lane]
+            return max(0.0, self._clock() - waiting[0].enqueued_at) if waiting else 0.0
+
     def capacity(self, lane: Lane) -> int:
         """Jobs that may wait in one lane."""
         return self._limits[lane].capacity

@@ -16,6 +16,7 @@ from indexer.errors import EverlookError
 from indexer.gates import cohort_recall
 from indexer.lineage import Lineage, load_lineage
 from indexer.stages import Outcome, Training
+from server.remembered import Remembered
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Learning:
 
     def __init__(self, data: DataDir) -> None:
         self._data = data
+        self._numbers = Remembered(lambda: stages.numbers(data), (data.stages,))
         self._lock = threading.Lock()
         self._records: dict[int, Record] = {}
         self._lineages: dict[str, tuple[Lineage, dict[str, int]]] = {}
@@ -53,7 +55,7 @@ class Learning:
     def records(self) -> list[Record]:
         """The trainings, ascending. What cannot be read is left out."""
         with self._lock:
-            for number in stages.numbers(self._data):
+            for number in self._numbers():
                 known = self._records.get(number)
                 if known is None or (known.outcome is None and stages.has_ended(self._data, number)):
                     with contextlib.suppress(EverlookError):

@@ -13,10 +13,12 @@ from prometheus_client.registry import Collector
 from indexer.errors import EverlookError, Overloaded, QueueFull, StorageFull
 from server.batching import Lane
 from server.supervisor import PROGRAMS
+from server.swapper import Attempt
 
 log = logging.getLogger(__name__)
 
 _FAST = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_SLOW = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
 class Metrics:
@@ -57,6 +59,19 @@ class Metrics:
             ["result"],
             registry=registry,
         )
+        self.rollbacks = Counter(
+            "everlook_rollbacks",
+            "Those of the swaps that somebody asked for to go back to an earlier generation.",
+            ["result"],
+            registry=registry,
+        )
+        self.swap_seconds = Histogram(
+            "everlook_swap_seconds",
+            "Time of one phase of making a generation live: loading, catching up, checking, swap.",
+            ["phase"],
+            buckets=_SLOW,
+            registry=registry,
+        )
         self.program_restarts = Counter(
             "everlook_program_restarts",
             "Starts of a program by the server after it had died.",
@@ -72,8 +87,16 @@ class Metrics:
             self.merges.labels(result=result)
         for result in ("ok", "refused", "failed"):
             self.swaps.labels(result=result)
+            self.rollbacks.labels(result=result)
         for program in PROGRAMS:
             self.program_restarts.labels(program=program)
+
+    def count_swap(self, attempt: Attempt) -> None:
+        """Times a swap that has ended, and counts it when it was a rollback. `Swapper` itself counts all of them."""
+        for phase, _, seconds in attempt.phases:
+            self.swap_seconds.labels(phase=phase).observe(seconds)
+        if attempt.back and attempt.result != "impossible":
+            self.rollbacks.labels(result=attempt.result).inc()
 
     def count_refusal(self, error: EverlookError) -> None:
         """Counts an error that ends a call, or one query or item of it, when the reason is a bound that was reached."""

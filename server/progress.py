@@ -11,6 +11,7 @@ from indexer.errors import Damaged
 from indexer.generation import candidate_generation, candidate_model, load_info
 from indexer.programs import Activity, read_activity
 from server.learning import Learning
+from server.remembered import Remembered
 from server.supervisor import PROGRAMS, Supervisor
 from server.swapper import Swapper
 from server.wire import pb
@@ -26,11 +27,14 @@ class Progress:
         self._learning = learning
         self._swapper = swapper
         self._supervisor = supervisor
+        places = (data.models, data.generations, data.verdicts, data.live)
+        self._candidate_model = Remembered(lambda: candidate_model(data), places)
+        self._candidate_generation = Remembered(lambda: candidate_generation(data), places)
 
     def runs(self, name: str) -> bool:
         """Whether a program runs: as the server's child, or somewhere, on another machine too, by its recent news."""
         child = self._supervisor.children.get(name)
-        return self._news(name) is not None if child is None else child.pid != 0
+        return self.news(name) is not None if child is None else child.pid != 0
 
     def programs(self) -> list[pb.Program]:
         """The three programs."""
@@ -52,12 +56,22 @@ class Progress:
             status = pb.TrainingStatus(stage=running.stage, categories=len(running.categories), phase="training")
             return self._with_news(status, "trainer")
         with contextlib.suppress(Damaged):
-            if (model := candidate_model(self._data)) is not None:
+            if (model := self._candidate_model()) is not None:
                 status = self._stage_of(model.id, "backfill")
                 return None if status is None else self._with_news(status, "indexer")
-            if not self._swapper.hold and (info := candidate_generation(self._data)) is not None:
+            if not self._swapper.hold and (info := self._candidate_generation()) is not None:
                 return self._stage_of(info.model, "swap")
         return None
+
+    def candidate(self) -> tuple[str, bool] | None:
+        """The id of the model that is to go live, and whether it still needs a generation; None when there is none.
+
+        Errors: Damaged.
+        """
+        if (model := self._candidate_model()) is not None:
+            return model.id, True
+        info = self._candidate_generation()
+        return None if info is None else (info.model, False)
 
     def _stage_of(self, model: str, phase: str) -> pb.TrainingStatus | None:
         """The newest stage that a model has learned; None for model 0."""
@@ -67,7 +81,7 @@ class Progress:
         return pb.TrainingStatus(stage=len(cohorts) - 1, categories=len(cohorts[-1]), phase=phase)
 
     def _with_news(self, status: pb.TrainingStatus, program: str) -> pb.TrainingStatus:
-        news = self._news(program)
+        news = self.news(program)
         if news is not None and news.phase and news.stage == status.stage:
             status.phase, status.done, status.total = news.phase, news.done, news.total
             status.remaining_s = news.remaining_s
@@ -75,7 +89,7 @@ class Progress:
                 status.loss = news.loss
         return status
 
-    def _news(self, name: str) -> Activity | None:
+    def news(self, name: str) -> Activity | None:
         """What a program that runs has said last."""
         activity = read_activity(self._data, name)
         if activity is None:
@@ -96,7 +110,7 @@ class Progress:
         return "serving"
 
     def _program(self, name: str) -> pb.Program:
-        child, news = self._supervisor.children.get(name), self._news(name)
+        child, news = self._supervisor.children.get(name), self.news(name)
         if child is None:
             return pb.Program(
                 name=name,

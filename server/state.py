@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from importlib.metadata import PackageNotFoundError, version
 
 from indexer.engine import Engine
-from indexer.errors import Damaged
+from indexer.errors import Damaged, EverlookError
 from indexer.generation import gates_of
 from indexer.validate import Limits
 from server import wire
@@ -21,6 +22,8 @@ from server.progress import Progress
 from server.settings import Settings
 from server.swapper import Swapper
 from server.wire import pb
+
+log = logging.getLogger(__name__)
 
 
 class ServerState:
@@ -90,16 +93,11 @@ class ServerState:
         return [live if each.number == live.number else each for each in found]
 
     def snapshot(self) -> Snapshot:
-        """The gauges of one Prometheus scrape."""
-        totals = self._engine.catalogue.totals()
+        """The gauges of one Prometheus scrape; those of the catalogue are missing while it cannot be read."""
         live = self._engine.live.current
         return Snapshot(
             gauges={
-                "items": ("Items in the catalogue.", totals.items),
-                "categories": ("Categories that have items.", totals.categories),
-                "photos": ("Photos in the catalogue.", totals.photos),
-                "photo_bytes": ("Size of the photos in bytes.", totals.photo_bytes),
-                "catalogue_seq": ("The last change of the catalogue.", totals.last_seq),
+                **self._held(),
                 "main_entries": ("Entries of the main segment.", len(live.view.segment)),
                 "delta_entries": ("Entries of the delta.", len(live.view.delta)),
                 "tombstones": ("Dead entries of main segment and delta.", live.view.tombstones),
@@ -113,6 +111,21 @@ class ServerState:
                 "version": everlook_version(),
             },
         )
+
+    def _held(self) -> dict[str, tuple[str, float]]:
+        """The gauges of the catalogue."""
+        try:
+            totals = self._engine.catalogue.totals()
+        except EverlookError as error:
+            log.error("the gauges of the catalogue cannot be read: %s", error)
+            return {}
+        return {
+            "items": ("Items in the catalogue.", totals.items),
+            "categories": ("Categories that have items.", totals.categories),
+            "photos": ("Photos in the catalogue.", totals.photos),
+            "photo_bytes": ("Size of the photos in bytes.", totals.photo_bytes),
+            "catalogue_seq": ("The last change of the catalogue.", totals.last_seq),
+        }
 
     def _queues(self) -> dict[str, tuple[int, int]]:
         queue = self._pipeline.queue

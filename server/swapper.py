@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -58,6 +58,19 @@ class Swap:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """A swap that has ended."""
+
+    number: int
+    back: bool
+    """Whether somebody asked to go back to this generation."""
+    result: str
+    """"ok"; "refused" by a gate; "failed" otherwise; "impossible" as things stood."""
+    phases: tuple[tuple[str, float, float], ...]
+    """Each phase with when it began, as `time.perf_counter()`, and how many seconds it took."""
+
+
+@dataclass(frozen=True)
 class Failure:
     """A candidate that could not be made live for a reason that may pass."""
 
@@ -83,13 +96,16 @@ class Swapper:
         *,
         hold: bool,
         on_swap: Callable[[], None] = lambda: None,
+        on_end: Callable[[Attempt], None] = lambda attempt: None,
         every_s: float = _LOOK_EVERY_S,
     ) -> None:
-        """`on_swap` is told, on the event loop, of each generation that has gone live."""
+        """`on_swap` is told, on the event loop, of each generation that has gone live; `on_end` of each swap that has
+        ended, however it did, in the context of the call that asked for it."""
         self._engine = engine
         self._limits = limits
         self._swaps = swaps
         self._on_swap = on_swap
+        self._on_end = on_end
         self._every_s = every_s
         self._looking: asyncio.Task[None] | None = None
         self._swapping: asyncio.Task[GenerationInfo] | None = None
@@ -117,6 +133,9 @@ class Swapper:
 
         Errors: as `Engine.promote`; NotReady too while another is being made live.
         """
+        return await self._promote(number, back=False)
+
+    async def _promote(self, number: int, *, back: bool) -> GenerationInfo:
         if self.current is not None:
             raise NotReady(
                 f"generation {self.current.number} is being made live ({self.current.phase}); try again when it is",
@@ -124,13 +143,13 @@ class Swapper:
                 got=number,
             )
         self.current = Swap(number)
-        self._swapping = asyncio.create_task(self._swap(number))
+        self._swapping = asyncio.create_task(self._swap(number, back=back))
         self._swapping.add_done_callback(_retrieve)  # nobody may be left to be told
         return await asyncio.shield(self._swapping)
 
     async def rollback(self, number: int = 0) -> GenerationInfo:
         """Makes a generation live that was live before; 0 is the one of the model before. Otherwise as `promote`."""
-        return await self.promote(await asyncio.to_thread(self._to_go_back_to, number))
+        return await self._promote(await asyncio.to_thread(self._to_go_back_to, number), back=True)
 
     def _to_go_back_to(self, number: int) -> int:
         data = self._engine.data
@@ -148,11 +167,16 @@ class Swapper:
             raise NotReady("there is no generation of an earlier model to go back to", field="number")
         return previous.number
 
-    async def _swap(self, number: int) -> GenerationInfo:
+    async def _swap(self, number: int, *, back: bool) -> GenerationInfo:
+        began: list[tuple[str, float]] = []
+
         def told(phase: str, done: int, total: int) -> None:
             self.current = Swap(number, phase, done, total)
+            if not began or began[-1][0] != phase:
+                began.append((phase, time.perf_counter()))
 
         log.info("making generation %d live", number)
+        result = "impossible"
         try:
             info = await asyncio.to_thread(self._engine.promote, number, limits=self._limits, progress=told)
         except Exception as error:
@@ -160,13 +184,17 @@ class Swapper:
                 isinstance(error, Damaged) and await asyncio.to_thread(self._rejected, number)
             )
             if refused:
-                self._swaps.labels(result="refused").inc()
+                result = "refused"
             elif not isinstance(error, NotReady | GenerationNotFound | NotServing):
-                self._swaps.labels(result="failed").inc()
+                result = "failed"
             raise
+        else:
+            result = "ok"
         finally:
             self.current = None
-        self._swaps.labels(result="ok").inc()
+            if result != "impossible":
+                self._swaps.labels(result=result).inc()
+            self._on_end(Attempt(number, back, result, _timed(began, time.perf_counter())))
         self.failure = None
         self._on_swap()
         return info
@@ -201,6 +229,12 @@ class Swapper:
         except Exception as error:
             self.failure = failed_again(number, error, failure, time.monotonic())
             log.error("generation %d could not be made live: %s", number, self.failure.reason)
+
+
+def _timed(began: Sequence[tuple[str, float]], end: float) -> tuple[tuple[str, float, float], ...]:
+    """Phases by when each began, with how long each took: until the next."""
+    ends = [at for _, at in began[1:]] + [end]
+    return tuple((phase, at, until - at) for (phase, at), until in zip(began, ends, strict=True))
 
 
 def _pauses(failure: Failure | None, number: int) -> bool:

@@ -67,7 +67,7 @@ from trainer.training_data import TrainingStage
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT: Final = "checkpoint.pt"
+CHECKPOINT: Final = stages.CHECKPOINT
 CANDIDATES: Final = "candidates"
 FP32: Final = "fp32.onnx"  # beside model.onnx, where that is int8
 FACTS: Final = ("steps", "training_s", "parity", "probes", "int8_speedup", "int8_recall_change")

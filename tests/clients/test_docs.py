@@ -20,6 +20,7 @@ from clients.status import Event
 from clients.types import Acknowledgement, Category, Hit, Item, StoredItem, Timing
 from tests.clients.conftest import COLOURS, photo
 from tests.clients.fake_server import FakeServer
+from tests.clients.made_up_history import confusions, history
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "clients.md").read_text()
@@ -43,6 +44,9 @@ def documented_shop(server: FakeServer, client: Client, tmp_path: Path, monkeypa
     (tmp_path / "photos" / "red" / "broken.jpg").write_bytes(b"")
     client.put(Item("mug-1", "mugs", {"brand": "Acme", "price": 9.5, "colour": "red"}), photo("red"))
     client.put(Item("mug-2", "mugs", {"brand": "Acme", "price": 8.0, "colour": "blue"}), photo("orange"))
+    server.history, server.confusions = history(), confusions(server)
+    for measurement in server.history.measurements:
+        measurement.at.GetCurrentTime()
     return server
 
 
@@ -58,6 +62,9 @@ def test_an_example_runs(documented_shop: FakeServer, block: str, capsys: pytest
         assert [hit.id for hit in names["found"].hits] == ["mug-2"]  # type: ignore[attr-defined]
     if "refused" in block:
         assert shown.startswith("refused: photos/red/broken.jpg")
+    if "is taken for" in block:
+        assert " 0 0.814 of 500\n" in shown
+        assert "coffee mugs is taken for" in shown
     if "error.reason" in block:
         assert shown.splitlines() == ["IMAGE_UNREADABLE image 11 bytes an image file", "nobody"]
 

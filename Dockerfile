@@ -32,4 +32,6 @@ USER 10001:10001
 VOLUME /data
 WORKDIR /data
 EXPOSE 50051 9464
+# A server with TLS needs one with "--ca" and the file.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=120s CMD ["everlook", "status"]
 ENTRYPOINT ["python", "-m", "server"]

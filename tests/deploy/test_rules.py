@@ -66,8 +66,8 @@ def test_there_is_an_alert_for_all_that_matters() -> None:
     answers = {"Down", "Restarting", "Failing", "Slow", "Refusing"}
     recall = {"RecallDropped", "RecallNotMeasured", "IndexRecallLow", "QueriesDrifted", "UnfamiliarQueries"}
     learning = {"StageNotServed", "SwapsFailing", "CandidatesRefused", "ProgramDown", "ProgramRestarting"}
-    disk = {"DiskFull", "DiskFilling", "StorageFull", "MergesFailing"}
-    assert ALERTS.keys() == {f"Everlook{name}" for name in answers | recall | learning | disk}
+    machine = {"DiskFull", "DiskFilling", "StorageFull", "MergesFailing", "ReadingsFailing"}
+    assert ALERTS.keys() == {f"Everlook{name}" for name in answers | recall | learning | machine}
 
 
 # ------------------------------------------------------------------------------------------------ explained

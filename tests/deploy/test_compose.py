@@ -1,0 +1,112 @@
+"""The compose file and the images that it builds: what it names is there. No container engine is needed, or used."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+import pytest
+
+from clients.cli import main
+from server.settings import Settings
+from tests.conftest import ROOT
+from tests.deploy.plain import load
+from tests.test_make import DOCKERFILE, instructions
+from trainer.__main__ import parser
+
+FOLDER = ROOT / "deploy"
+COMPOSE: dict[str, Any] = load((FOLDER / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+BUILT = {name: service for name, service in SERVICES.items() if "build" in service}
+PULLED = {name: service for name, service in SERVICES.items() if "build" not in service}
+ONCE = {"first-model"}
+
+
+def stage(target: str) -> list[str]:
+    """The lines of one stage of the Dockerfile."""
+    starts = [number for number, line in enumerate(DOCKERFILE) if line.startswith("FROM ")]
+    (begin,) = (number for number in starts if DOCKERFILE[number].endswith(f" AS {target}"))
+    return DOCKERFILE[begin : min((number for number in starts if number > begin), default=len(DOCKERFILE))]
+
+
+@pytest.mark.parametrize("name", PULLED)
+def test_an_image_that_is_pulled_is_pinned(name: str) -> None:
+    assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", PULLED[name]["image"])
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_an_image_that_is_built_is_a_stage_of_the_dockerfile(name: str) -> None:
+    build = BUILT[name]["build"]
+    assert (FOLDER / build["context"] / "Dockerfile").is_file()
+    assert stage(build["target"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_runs_without_root(name: str) -> None:
+    service = SERVICES[name]
+    if "build" in service:
+        (user,) = (line.split()[1] for line in stage(service["build"]["target"]) if line.startswith("USER "))
+    else:
+        user = service["user"]
+    assert int(user.split(":")[0]) > 0
+
+
+@pytest.mark.parametrize("name", SERVICES.keys() - ONCE)
+def test_a_service_is_started_again_and_says_whether_it_is_well(name: str) -> None:
+    service = SERVICES[name]
+    assert service["restart"] == "unless-stopped"
+    built = "build" in service and any(line.startswith("HEALTHCHECK ") for line in stage(service["build"]["target"]))
+    # The trainer answers nobody; the server says whether it runs.
+    assert "healthcheck" in service or built or name == "trainer"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_is_mounted_is_there(name: str) -> None:
+    for source, inside, *mode in (volume.split(":") for volume in SERVICES[name].get("volumes", [])):
+        assert inside.startswith("/")
+        if source.startswith("."):
+            assert (FOLDER / source).exists(), source
+            assert mode == ["ro"]
+        else:
+            assert source in COMPOSE["volumes"]
+
+
+def test_no_port_is_open_to_other_machines() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_waits_for_can_come(name: str) -> None:
+    for other, wait in SERVICES[name].get("depends_on", {}).items():
+        assert wait["condition"] == ("service_completed_successfully" if other in ONCE else "service_healthy")
+        assert other in SERVICES
+
+
+def test_prometheus_reads_the_server_where_it_listens() -> None:
+    (scrape,) = load((FOLDER / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    port = Settings.model_fields["metrics_port"].default
+    assert scrape["static_configs"] == [{"targets": [f"everlook:{port}"]}]
+    assert f"127.0.0.1:{Settings.model_fields['port'].default}:50051" in SERVICES["everlook"]["ports"]
+    mounted = dict(volume.split(":")[:2] for volume in SERVICES["prometheus"]["volumes"])
+    config = f"--config.file={mounted['./prometheus/prometheus.yml']}"
+    assert config in SERVICES["prometheus"]["command"]
+    assert f"--storage.tsdb.path={mounted['series']}" in SERVICES["prometheus"]["command"]
+    assert mounted["./prometheus/rules"] == "/etc/prometheus/rules"
+
+
+def test_what_the_programs_are_told_they_know() -> None:
+    flags = [word for word in SERVICES["everlook"]["command"] if word.startswith("--")]
+    assert {flag[2:].replace("-", "_") for flag in flags} <= Settings.model_fields.keys()
+    assert parser().parse_args(SERVICES["trainer"]["command"]).command == "run"
+    exported = SERVICES["first-model"]["entrypoint"][-1].split("python -m trainer ")[1].split()
+    assert parser().parse_args(exported).command == "export"
+
+
+def test_the_image_of_the_server_asks_the_server_whether_it_is_well() -> None:
+    (check,) = instructions("HEALTHCHECK")
+    program, command = re.findall(r'"([^"]+)"', check)
+    assert (program, isinstance(main, click.Group)) == ("everlook", True)
+    assert command in main.commands

@@ -24,8 +24,9 @@ def change_section(facts: Facts) -> str:
     """What the swaps changed; a sentence where there was none."""
     changes = changes_of(facts.history, facts.since)
     if not changes:
-        none = "No stage has gone live" + ("" if facts.since is None else " in this time")
-        return section("changes", _HEADING, paragraph(f"{none}, so that there is nothing to compare yet.", "empty"))
+        when = "since the history began" if facts.since is None else "in this time"
+        none = f"No stage has gone live {when}, so that there is nothing to compare yet."
+        return section("changes", _HEADING, paragraph(none, "empty"))
     return section("changes", _HEADING, paragraph(_WORDS), *_chart(changes), _table(changes))
 
 

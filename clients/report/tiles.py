@@ -43,7 +43,7 @@ def _drift(series: list[Series]) -> str:
         if (now := each.now) is not None and now.reference is not None
     ]
     if not known:
-        return _tile("Worst drift", UNKNOWN, "no stage has gone live yet, to compare with")
+        return _tile("Worst drift", UNKNOWN, "no cohort has a reference to compare with")
     drift, cohort, now, reference = min(known, key=lambda one: one[0])
     low, high = now.share.interval
     judged = f"the reference lies {'within' if low <= reference <= high else 'outside'} its bounds"

@@ -235,7 +235,7 @@ def test_a_fresh_server_is_described_in_words(fresh: Callable[..., Facts]) -> No
     seen = Reader(page(fresh()))
     said = words(seen)
     assert "Nothing has been measured yet" in said
-    assert "No stage has gone live, so that there is nothing to compare yet." in said
+    assert "No stage has gone live since the history began, so that there is nothing to compare yet." in said
     assert "The live model has not been measured yet." in said
     assert "Recall@1 now – nothing has been measured" in said.replace("now–nothing", "now – nothing")
     assert not [tag for tag, _ in seen.elements if tag in ("svg", "img")]
@@ -245,7 +245,7 @@ def test_one_measurement_without_a_swap_is_shown_and_said(fresh: Callable[..., F
     said = words(Reader(page(fresh((measured(0, 0, {None: (3, 10)}),)))))
     assert "One measurement so far; lines begin with the second. No model has been swapped yet." in said
     assert "3 of 10" in said
-    assert "no stage has gone live yet, to compare with" in said
+    assert "no cohort has a reference to compare with" in said
 
 
 def test_swaps_that_were_not_measured_on_both_sides_are_said(fresh: Callable[..., Facts]) -> None:

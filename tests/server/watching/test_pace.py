@@ -1,0 +1,40 @@
+"""Work beside queries: how much of the time it takes, and that it ends when it is told to."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from server.watching.pace import Pace, Stopped
+
+
+@pytest.mark.parametrize(("share", "times"), [(0.1, 9.0), (0.5, 1.0), (0.02, 49.0)])
+def test_the_pause_is_as_long_as_the_share_demands(share: float, times: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace, pauses, now = Pace(share), list[float](), [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def wait(seconds: float) -> bool:
+        pauses.append(seconds)
+        now[0] += seconds
+        return False
+
+    monkeypatch.setattr(pace._stop, "wait", wait)
+    pace.begin()
+    for worked in (0.25, 0.0, 2.0):
+        now[0] += worked
+        pace.rest()
+    assert pauses == pytest.approx([0.25 * times, 0.0, 2.0 * times])
+
+
+def test_a_pause_ends_at_once_when_the_work_is_to_stop() -> None:
+    pace = Pace(1e-9)
+    pace.begin()
+    threading.Timer(0.05, pace.stop).start()
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        pace.rest()
+    with pytest.raises(Stopped):
+        pace.rest()
+    assert time.monotonic() - began < 5

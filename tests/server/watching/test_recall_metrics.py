@@ -1,0 +1,112 @@
+"""Probe recall as Prometheus reads it: the figures, which series there are, and which are not any more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from indexer.catalogue import Cause, CohortCounts, Measurement
+from indexer.recall import wilson
+from server.watching.probes import Measured
+from server.watching.recall_metrics import RecallMetrics
+from tests.server.test_metrics import documented
+
+P = "everlook_probe_recall"
+
+
+class Page:
+    """The metrics on a registry of their own, and what was measured last."""
+
+    def __init__(self) -> None:
+        self.last: Measured | None = None
+        self.registry = CollectorRegistry()
+        self.metrics = RecallMetrics(self.registry, lambda: self.last)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"{P}_{name}", labels)
+
+    def cohorts(self, name: str) -> list[str]:
+        return [
+            each.labels["cohort"]
+            for family in self.registry.collect()
+            for each in family.samples
+            if each.name == f"{P}_{name}" and each.labels.get("k", "1") == "1"
+        ]
+
+
+@pytest.fixture
+def page() -> Page:
+    return Page()
+
+
+def measured(cohorts: Sequence[CohortCounts], references: Mapping[int, CohortCounts] | None = None) -> Measured:
+    measurement = Measurement(1_700_000_000.5, 7, "model", Cause.TIMER, tuple(cohorts))
+    return Measured(measurement, (), references or {}, 12.5)
+
+
+def test_recall_is_exposed_with_its_interval_and_its_probes(page: Page) -> None:
+    page.last = measured([CohortCounts(0, 30, 7, 11, 29), CohortCounts(None, 3, 0, 1, 3)])
+    for label, counts in {"0": (7, 11, 29, 30), "waiting": (0, 1, 3, 3), "all": (7, 12, 32, 33)}.items():
+        *found, probes = counts
+        assert page.value("probes", cohort=label) == probes
+        for k, hits in zip(("1", "5", "10"), found, strict=True):
+            assert page.value("ratio", cohort=label, k=k) == hits / probes
+            low, high = wilson(hits, probes)
+            assert page.value("low_ratio", cohort=label, k=k) == low
+            assert page.value("high_ratio", cohort=label, k=k) == high
+    assert page.value("timestamp_seconds") == 1_700_000_000.5
+
+
+def test_drift_is_exposed_where_there_is_a_reference(page: Page) -> None:
+    cohorts = [CohortCounts(0, 100, 60, 80, 90), CohortCounts(1, 50, 40, 45, 50), CohortCounts(None, 9, 9, 9, 9)]
+    page.last = measured(cohorts, {0: CohortCounts(0, 80, 60, 70, 80)})
+    assert page.cohorts("drift_ratio") == ["all", "0"]
+    for label in ("all", "0"):
+        assert page.value("reference_ratio", cohort=label) == 0.75
+        assert page.value("reference_probes", cohort=label) == 80
+        assert page.value("drift_ratio", cohort=label) == pytest.approx(-0.15)
+        assert page.value("drift_error_ratio", cohort=label) == pytest.approx(
+            0.0692, abs=1e-4
+        )  # sqrt(61 41 / 102^2 100 + 61 21 / 82^2 80)
+
+
+def test_forty_cohorts_have_no_more_series_than_the_labels_that_are_bounded(page: Page) -> None:
+    cohorts = [CohortCounts(stage, 10, 5, 6, 7) for stage in range(40)]
+    page.last = measured([*cohorts, CohortCounts(None, 10, 5, 6, 7)], {each.cohort or 0: each for each in cohorts})
+    numbers = ["0", "older", *map(str, range(29, 40))]
+    assert page.cohorts("ratio") == ["all", *numbers, "waiting"]
+    assert page.cohorts("drift_ratio") == ["all", *numbers]
+    assert page.value("probes", cohort="older") == 280
+    assert page.value("drift_ratio", cohort="older") == 0.0
+    assert sum(len(family.samples) for family in page.registry.collect()) < 250
+
+
+def test_series_of_what_is_gone_disappear_and_all_do_while_nothing_is_measured(page: Page) -> None:
+    reference = {0: CohortCounts(0, 10, 5, 6, 7), 1: CohortCounts(1, 10, 5, 6, 7)}
+    page.last = measured([*reference.values(), CohortCounts(None, 10, 5, 6, 7)], reference)
+    assert page.cohorts("ratio") == ["all", "0", "1", "waiting"]
+    page.last = measured([reference[0]], {0: reference[0]})
+    for name in ("ratio", "low_ratio", "high_ratio", "probes", "reference_ratio", "drift_ratio", "drift_error_ratio"):
+        assert page.cohorts(name) == ["all", "0"]
+    page.last = None
+    for family in page.registry.collect():
+        assert not family.samples or family.name == f"{P}_seconds", family.name
+
+
+def test_a_measurement_is_counted_with_its_time(page: Page) -> None:
+    page.metrics.observe(measured([]))
+    assert page.value("seconds_count") == 1
+    assert page.value("seconds_sum") == 12.5
+
+
+def test_labels_are_documented_as_they_are(page: Page) -> None:
+    page.last = measured([CohortCounts(0, 10, 5, 6, 7)], {0: CohortCounts(0, 10, 5, 6, 7)})
+    page.metrics.observe(page.last)
+    found = {
+        family.name: (family.type, {label for each in family.samples for label in each.labels} - {"le"})
+        for family in page.registry.collect()
+    }
+    assert found == {name: facts for name, facts in documented().items() if name.startswith(P)}
+    assert len(found) == 10

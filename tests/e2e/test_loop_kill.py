@@ -25,6 +25,8 @@ from clients import Client, Item, Unavailable
 from indexer import stages
 from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir
+from indexer.errors import Damaged
+from indexer.generation import candidate_generation
 from indexer.programs import read_activity
 from tests.conftest import ROOT
 from tests.e2e import counting
@@ -40,6 +42,7 @@ REPEATED_STEPS = round(CHECKPOINT_S / STEP_S) + 2  # by a kill: since the last c
 REPEATED_PHOTOS = 2 * THREADS * BATCH + CATEGORIES * (PHOTOS + PROBES)  # in hand, and those that the server was at
 WAIT_S = 120.0
 PATIENCE_S = 10.0
+WORK = ("training", "exporting", "gates", "backfill", "index", "swap")
 
 SERVER = ("--merge-min-entries", "30", "--most-drop", "1", "--floor", "0")
 TRAINER = f"""--min-categories {CATEGORIES} --min-photos {PHOTOS} --settle-s 0 --steps {STEPS} --learning-rate 1e-3
@@ -110,12 +113,11 @@ class Loop:
                     assert self._server.stop() == 0
 
     def kill(self) -> None:
-        """One of the three, or all at once, as when the machine stops; more often than not while one is at work."""
-        if self.rng.random() < 0.7:
-            until = time.monotonic() + PATIENCE_S
-            while not self._at_work() and time.monotonic() < until:
-                time.sleep(0.01)
-        time.sleep(self.rng.uniform(0, 1))
+        """One of the three, or all at once, as when the machine stops: some time after something has begun."""
+        wanted, until = self.rng.choice(WORK), time.monotonic() + PATIENCE_S
+        while wanted not in self._at_work() and time.monotonic() < until and self._open:
+            time.sleep(0.005)
+        time.sleep(self.rng.uniform(0, 1) ** 2)
         working = self._at_work()
         victims = self.rng.choice([["server"], ["trainer"], ["indexer"], ["server", *self._programs]])
         for name in victims:
@@ -129,11 +131,14 @@ class Loop:
     def _at_work(self) -> list[str]:
         """What programs that run are doing."""
         said = {name: read_activity(self.data, name) for name in list(self._programs)}
-        return [
+        found = [
             each.phase
             for name, each in said.items()
             if each is not None and each.phase and each.pid == self._programs[name].pid
         ]
+        with contextlib.suppress(Damaged):
+            found += ["swap"] if candidate_generation(self.data) is not None else []
+        return found
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:

@@ -15,7 +15,7 @@ from clients.report import Written, gather, write_report
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Since(click.ParamType):
+class Since(click.ParamType[datetime.datetime]):
     """An age, or a time; one without a zone is in UTC, as all times of the report are."""
 
     name = "TIME"

@@ -80,10 +80,11 @@ details .state { padding: 1px 9px; border: 1px solid currentColor; border-radius
 .arrow { align-self: start; padding-top: 40px; color: var(--faint); font-size: 18px; }
 .words { margin: 0; max-width: 78ch; } .words dt { font-weight: 640; } .words dd { margin: 0 0 8px; }
 :focus-visible { outline: 2px solid var(--line); outline-offset: 2px; }
-@media (max-width: 680px) { .tiles { grid-template-columns: repeat(auto-fill, minmax(min(100%, 140px), 1fr)); }
-  .tiles b { font-size: 21px; } .on-wide { display: none; } .on-narrow { display: block; }
-  section { margin-top: 26px; padding-top: 18px; } .arrow { padding-top: 30px; } }
+@media screen and (max-width: 720px) { .on-wide { display: none; } .on-narrow { display: block; max-width: 440px; } }
+@media (max-width: 680px) { section { margin-top: 26px; padding-top: 18px; } .arrow { padding-top: 30px; }
+  .tiles { grid-template-columns: repeat(auto-fill, minmax(min(100%, 140px), 1fr)); } .tiles b { font-size: 21px; } }
 @media print { body { font-size: 11pt; } main { max-width: none; padding: 0; }
   .card, .tiles > div, tr, article { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  .wide { overflow: visible; } details::details-content { content-visibility: visible; height: auto; } }
+  .wide { overflow: visible; }
+  details:has(.state)::details-content { content-visibility: visible; height: auto; } }
 """

@@ -31,7 +31,7 @@ endef
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(call make_venv,$(VENV))
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[server,trainer,postgres,dev]'
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[server,trainer,postgres,otel,dev]'
 	@touch $@
 
 .PHONY: demo
@@ -75,7 +75,7 @@ stubs: $(VENV)/installed ## write the gRPC stubs from proto/everlook/v1/everlook
 .PHONY: pins
 pins: ## resolve the dependencies anew and write constraints.txt (where pip finds a CPU build of PyTorch)
 	$(call make_venv,$(VENV)-pins)
-	$(VENV)-pins/bin/python -m pip install --quiet '.[server,trainer,postgres,dev]'
+	$(VENV)-pins/bin/python -m pip install --quiet '.[server,trainer,postgres,otel,dev]'
 	{ echo '# Every package of an installation at the version that was tested. Written by `make pins`.'; \
 	  $(VENV)-pins/bin/python -m pip freeze --all --exclude pip --exclude everlook | sed 's/+.*//'; } > constraints.txt
 	rm -rf $(VENV)-pins
@@ -84,7 +84,7 @@ pins: ## resolve the dependencies anew and write constraints.txt (where pip find
 venv-serve: ## install the server alone, without torch, into PREFIX=folder (the image's step)
 	$(call require_prefix)
 	$(call make_venv,$(PREFIX))
-	$(PREFIX)/bin/python -m pip install --quiet -c constraints.txt '.[server,postgres]'
+	$(PREFIX)/bin/python -m pip install --quiet -c constraints.txt '.[server,postgres,otel]'
 
 .PHONY: venv-train
 venv-train: ## install the trainer into PREFIX=folder (the image's step)

@@ -29,7 +29,7 @@ _MOST_TEXT: Final = 8 << 10  # characters of one message or field; each may beco
 _MOST_TRACEBACK: Final = 16 << 10  # of these the last ones, which say what was raised
 _STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
-Filter = Callable[[logging.LogRecord], logging.LogRecord | bool]
+Filter = Callable[[logging.LogRecord], bool]
 
 
 def configure(program: str, style: str, level: int, *filters: Filter) -> None:

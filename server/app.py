@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 import prometheus_client
@@ -44,17 +44,20 @@ from server.services.search import SearchService
 from server.settings import Settings
 from server.state import ServerState, everlook_version
 from server.supervisor import Supervisor, commands, environment
-from server.swapper import Swapper
+from server.swapper import Attempt, Swapper
 from server.teaching import Teaching
 from server.watching.learning import LearningProgress
-from server.watching.operator import OperatorCollector, build, disk, queues
+from server.watching.limits import WatchLimits
+from server.watching.operator import OperatorCollector, Reading, build, disk, queues
 from server.watching.probes import ProbeWatch
 from server.watching.programs import Programs
-from server.watching.queries import QueryWatch, WatchLimits
+from server.watching.queries import QueryWatch
 from server.watching.recall_metrics import RecallMetrics
 from server.watching.records import Records
-from server.watching.windows import WindowLimits
 from server.wire import pb, pb_grpc
+
+if TYPE_CHECKING:
+    from server.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +124,13 @@ class App:
         queries.__enter__()
         stack.push_async_callback(asyncio.to_thread, queries.__exit__, None, None, None)
         readers = stack.enter_context(ThreadPoolExecutor(4, thread_name_prefix="reader"))
+        tracing = self._start_tracing(stack)
+
+        def on_swap_end(attempt: Attempt) -> None:
+            metrics.count_swap(attempt)
+            if tracing is not None:
+                tracing.swap(attempt)
+
         learning = Learning(engine.data)
         probes = self._probe_watch(engine, learning, metrics, queries)
         swapper = await stack.enter_async_context(
@@ -130,7 +140,7 @@ class App:
                 metrics.swaps,
                 hold=settings.hold,
                 on_swap=probes.wake,
-                on_end=metrics.count_swap,
+                on_end=on_swap_end,
             )
         )
         supervisor = Supervisor(
@@ -140,7 +150,7 @@ class App:
         )
         progress = Progress(engine.data, learning, swapper, supervisor)
         state = ServerState(engine, pipeline, settings, limits, learning, swapper, progress)
-        readings = {
+        readings: dict[str, Reading] = {
             "build": build(everlook_version()),
             "records": Records(engine.data, learning, time.time()),
             "learning": LearningProgress(engine, learning, progress),
@@ -151,6 +161,7 @@ class App:
         metrics.registry.register(OperatorCollector(readings, metrics.registry))
         self._start_metrics(stack, metrics, state)
         calls = Calls(
+            tracing=tracing,
             engine=engine,
             pipeline=pipeline,
             limits=limits,
@@ -181,6 +192,15 @@ class App:
         )
         return probes
 
+    def _start_tracing(self, stack: AsyncExitStack) -> Tracing | None:
+        if self._settings.otlp_endpoint is None:
+            return None
+        from server.tracing import Tracing  # and OpenTelemetry with it
+
+        tracing = Tracing.to_collector(self._settings.otlp_endpoint, everlook_version())
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        return tracing
+
     def _start_metrics(self, stack: AsyncExitStack, metrics: Metrics, state: ServerState) -> None:
         registry = metrics.registry
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -205,7 +225,7 @@ class App:
     ) -> None:
         settings = self._settings
         server = aio.server(
-            interceptors=[CallInterceptor(calls.metrics)],
+            interceptors=[CallInterceptor(calls.metrics, calls.tracing)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -261,8 +281,7 @@ def recall_limits(settings: Settings) -> RecallLimits:
 
 def watch_limits(settings: Settings) -> WatchLimits:
     """What is watched of the live queries."""
-    windows = WindowLimits(settings.drift_reference, settings.drift_window)
-    return WatchLimits(settings.watch_share, settings.drift_alpha, windows)
+    return WatchLimits(settings.watch_share, settings.drift_reference, settings.drift_window, settings.drift_alpha)
 
 
 def image_limits(settings: Settings) -> ImageLimits:

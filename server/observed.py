@@ -79,7 +79,7 @@ class Observed:
         self._metrics.call_seconds.labels(rpc=self._rpc, code=code).observe(took_s)
         self._log(took_s)
         if self._span is not None:
-            self._span.end(code, fault=self._code in _FAULTS)
+            self._span.end(self._code, fault=self._code in _FAULTS)
 
     def _log(self, took_s: float) -> None:
         """A line for a call that failed; at the level of debugging for every call. Never what it carried."""

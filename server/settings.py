@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 from pathlib import Path
@@ -116,12 +117,21 @@ class Settings(BaseSettings):
     """Least severe messages that are logged: at info every call that failed, at debug every call."""
     log_format: Literal["pretty", "json"] = "pretty"
     """Lines for people, or a JSON object for each entry."""
+    otlp_endpoint: str | None = Field(None, pattern="^https?://.+")
+    """URL of an OpenTelemetry collector (gRPC) that takes traces, such as http://127.0.0.1:4317; unset makes none."""
 
     @field_validator("trainer_args", "indexer_args")
     @classmethod
     def _are_words(cls, text: str) -> str:
         shlex.split(text)  # ValueError for a quote that nothing closes
         return text
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _can_be_reached(cls, endpoint: str | None) -> str | None:
+        if endpoint is not None and not _installed("opentelemetry.exporter.otlp.proto.grpc"):
+            raise ValueError("traces need the extra: pip install 'everlook[otel]'")
+        return endpoint
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -130,3 +140,10 @@ class Settings(BaseSettings):
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
         return self
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False

@@ -54,7 +54,7 @@ def commands(settings: Settings) -> dict[str, list[str]]:
 def environment(settings: Settings) -> dict[str, str]:
     """What the programs get besides the server's own environment. The database's URL is here, since it may hold a
     password, and everyone on the machine can read a command line."""
-    found = {logs.STYLE: settings.log_format}
+    found: dict[str, str] = {logs.STYLE: settings.log_format}
     if settings.database_url is not None:
         found["EVERLOOK_DATABASE_URL"] = settings.database_url
     return found

@@ -130,6 +130,6 @@ def _closure(extras: set[str]) -> set[str]:
 def test_every_package_of_an_installation_is_pinned_at_the_version_that_is_tested() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     pins: dict[str, str] = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
-    needed = _closure({"server", "trainer", "postgres", "dev"})
+    needed = _closure({"server", "trainer", "postgres", "otel", "dev"})
     installed = {name: importlib.metadata.version(name).split("+")[0] for name in needed}
     assert {name: pins.get(name) for name in sorted(needed)} == installed, "run `make pins`"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from grpc import aio
 
@@ -18,9 +19,12 @@ from indexer.errors import NotServing
 from indexer.index import SearchParams
 from indexer.validate import Limits
 from server.budget import Budget
-from server.jobs import Answer, ImageQuery, IngestJob, ItemQuery, QueryJob, VectorQuery, Written
+from server.jobs import Answer, ImageQuery, IngestJob, ItemQuery, Job, QueryJob, VectorQuery, Written
 from server.metrics import Metrics
 from server.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from server.tracing import Tracing
 
 T = TypeVar("T")
 Context = aio.ServicerContext[Any, Any]
@@ -38,6 +42,8 @@ class Calls:
     readers: ThreadPoolExecutor
     stopping: asyncio.Event
     """Set when the server has begun to stop: no new work is taken."""
+    tracing: Tracing | None = None
+    """None where no traces are made."""
 
     def check_serving(self) -> None:
         """Errors: NotServing when the server is stopping or its writer has failed."""
@@ -52,7 +58,8 @@ class Calls:
         self.check_serving()
         job = QueryJob(asyncio.get_running_loop().create_future(), deadline_of(context), query, params)
         self.pipeline.submit(job)
-        return await job.future
+        with self._traced(job):
+            return await job.future
 
     async def write(
         self, id: str, category: str, metadata: dict[str, MetadataValue], image: bytes | None, *, deadline: float | None
@@ -64,12 +71,22 @@ class Calls:
         if image is not None:
             job = IngestJob(asyncio.get_running_loop().create_future(), deadline, id, category, metadata, image)
             self.pipeline.submit(job)
-            written = await job.future
+            with self._traced(job):
+                written = await job.future
         else:
             applied = await asyncio.wrap_future(self.engine.submit(Put(id, category, metadata, None)))
             written = Written(applied, self.engine.live.current)
         self.metrics.items_written.labels(outcome=written.applied.outcome.value).inc()
         return written
+
+    @contextlib.contextmanager
+    def _traced(self, job: Job) -> Iterator[None]:
+        """The block waits for the job."""
+        try:
+            yield
+        finally:
+            if self.tracing is not None:
+                self.tracing.job(job)
 
     async def delete(self, id: str) -> Applied:
         """Removes one item. Errors: ItemNotFound, QueueFull."""

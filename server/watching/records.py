@@ -66,7 +66,9 @@ class Records:
         self._standing = Remembered(self._read_generations, (data.generations, data.verdicts, data.live))
         self._lock = threading.Lock()
         self._counted: set[tuple[str, int]] = set()
-        self._gates = Counter({(kind, result): 0 for kind in (*GATES, OTHER) for result in ("passed", "failed")})
+        self._gates: Counter[tuple[str, ...]] = Counter(
+            {(kind, result): 0 for kind in (*GATES, OTHER) for result in ("passed", "failed")}
+        )
 
     def __call__(self) -> Iterator[Metric]:
         trainings = Counter(dict.fromkeys(get_args(stages.State), 0))

@@ -76,10 +76,14 @@ def test_a_line_names_its_call_or_all_calls_of_a_batch_or_none() -> None:
 def test_a_job_carries_its_call_to_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
+    def answer(jobs: object) -> list[object]:
+        seen.append(logs.request_id())
+        return []
+
     async def run() -> None:
         with engine_in(tmp_path) as engine:
             calls = calls_of(engine)
-            monkeypatch.setattr(calls.pipeline, "_answer", lambda jobs: seen.append(logs.request_id()) or [])
+            monkeypatch.setattr(calls.pipeline, "_answer", answer)
             async with calls.pipeline:
                 logs.new_request("order-7")
                 job = QueryJob(asyncio.get_running_loop().create_future(), None, ImageQuery(b""), None)
@@ -96,7 +100,7 @@ def test_a_job_carries_its_call_to_the_worker(tmp_path: Path, monkeypatch: pytes
 
 def trailer(call: Any) -> str:
     """The id in a call's trailers."""
-    return dict(call.trailing_metadata())[logs.REQUEST_ID]
+    return str(dict(call.trailing_metadata())[logs.REQUEST_ID])
 
 
 def test_every_answer_names_its_call_whether_it_succeeds_or_fails(server: Running) -> None:

@@ -18,6 +18,8 @@ VALUES = {
     "host": "localhost",
     "database_url": "sqlite:///x",
     "log_level": "debug",
+    "log_format": "json",
+    "otlp_endpoint": "http://collector:4317",
     "hold": "True",
     "supervise": "False",
     "most_drop": "0.7",
@@ -50,6 +52,7 @@ def parsed(*arguments: str) -> Settings:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.settings._installed", lambda module: True)
     for name in Settings.model_fields:
         monkeypatch.delenv(f"EVERLOOK_{name.upper()}", raising=False)
 
@@ -93,6 +96,8 @@ def test_every_setting_has_its_flag_and_its_environment_variable(name: str, monk
         (["--tls-client-ca", "ca.pem"], "tls_client_ca needs tls_cert and tls_key"),
         (["--merge-ratio", "-1"], "merge_ratio|merge-ratio"),
         (["--log-level", "loud"], "log_level|log-level"),
+        (["--log-format", "xml"], "log_format|log-format"),
+        (["--otlp-endpoint", "collector:4317"], "otlp_endpoint|otlp-endpoint"),
         (["--floor", "1.5"], "floor"),
         (["--watch-share", "2"], "watch_share|watch-share"),
         (["--drift-window", "4"], "drift_window|drift-window"),

@@ -107,7 +107,7 @@ def test_the_gallery_is_looked_through_seldom_and_again_for_another_change(watch
     times = iter([0.0, 1.0, 10.0, 51.1, 52.0])  # began and ended in turn; the first look takes a second
     counted: list[int] = []
     learned = LearnedCategories(watched.engine, watched.learning, lambda: next(times))
-    watched.learning.cohort_of = lambda model: counted.append(1) or {}  # type: ignore[method-assign,assignment,func-returns-value]
+    watched.learning.cohort_of = lambda model: counted.append(1) or {}  # type: ignore[method-assign,func-returns-value]
     learned()
     watched.put("a", "a")
     assert (learned(), len(counted)) == (0, 1)  # a fiftieth of the time at most

@@ -80,9 +80,9 @@ def test_each_gate_is_counted_once_and_stays_when_its_generation_is_removed(data
         found = values_of(read())["everlook_gates"]
         assert {name: count for name, count in found.items() if count} == expected
     remove(data, taught.number)
-    found = values_of(read())
-    assert {name: count for name, count in found["everlook_gates"].items() if count} == expected
-    assert found["everlook_generations"]["rejected"] == 0
+    after = values_of(read())
+    assert {name: count for name, count in after["everlook_gates"].items() if count} == expected
+    assert after["everlook_generations"]["rejected"] == 0
 
 
 def test_gates_of_before_the_start_are_not_counted_and_all_kinds_are_there_from_the_start(data: DataDir) -> None:

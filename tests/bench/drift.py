@@ -96,7 +96,7 @@ def embedded(encoder: Encoder, photos: Sequence[Path], spoil: Spoil | None = Non
         if spoil is not None:
             with Image.open(io.BytesIO(content)) as image:
                 file = io.BytesIO()
-                spoil(image.convert("RGB")).save(file, "PNG")
+                spoil(image.convert("RGB")).save(file, "JPEG", quality=95)
             content = file.getvalue()
         return preprocess(content, spec)[0]
 

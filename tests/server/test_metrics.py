@@ -177,13 +177,18 @@ def exposed(server: Running) -> dict[str, Metric]:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A server that watches each of its searches, after as many as make a reference and a window."""
-    windows = {"watch_share": 1.0, "drift_reference": 16, "drift_window": 16}
-    with running(tmp_path_factory.mktemp("watched"), **windows) as server:
-        for n in range(40):
+    """A server that watches each of its searches, after as many as make a reference and a window, and often its probes,
+    of which there are enough for a floor."""
+    settings = {"watch_share": 1.0, "drift_reference": 16, "drift_window": 16, "recall_every_s": 0.2}
+    with running(tmp_path_factory.mktemp("watched"), **settings) as server:
+        for n in range(150):
             server.put(item(f"i{n}", f"c{n % 2}"), photo(n))
+        for _ in range(1000):
+            if server_value(server, "everlook_probe_top_score_floor") is not None:
+                break
+            time.sleep(0.02)
         for n in range(32):
-            server.search.Search(pb.SearchRequest(image=photo(100 + n)), timeout=TIMEOUT_S)
+            server.search.Search(pb.SearchRequest(image=photo(1000 + n)), timeout=TIMEOUT_S)
         for _ in range(1000):
             if server_value(server, "everlook_query_drift_distance", test="score") is not None:
                 break
@@ -205,12 +210,17 @@ def test_each_search_of_a_server_that_watches_all_is_compared_with_exact_search(
     assert server_value(watched, "everlook_index_recall_ratio", generation=live) == 1
     assert server_value(watched, "everlook_query_top_score_count") == 32
     assert server_value(watched, "everlook_query_reference_queries") == 16
+    familiar, unfamiliar = (
+        server_value(watched, f"everlook_query_{which}_total") or 0.0 for which in ("familiar", "unfamiliar")
+    )
+    assert familiar + unfamiliar == 32
+    assert familiar > 24
     for test in ("mmd", "score"):
         results = [
             server_value(watched, "everlook_query_drift_windows_total", test=test, result=result)
             for result in ("same", "drifted")
         ]
-        assert results == [1, 0]
+        assert results == [1, 0], server_value(watched, "everlook_query_drift_p_value", test=test)
 
 
 def test_names_follow_the_conventions_of_prometheus(watched: Running) -> None:

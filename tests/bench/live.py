@@ -53,7 +53,7 @@ def run(
     subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
     trainer = f"--first-steps {first_steps} --steps {steps} --learning-rate {rate} --min-categories 100000 --poll-s 0.5"
     trainer += " --no-give-way"  # the figures are of recall, whatever else the machine has to do
-    flags = ("--supervise", f"--trainer-args={trainer}", "--keep-generations", "9")
+    flags = ("--supervise", f"--trainer-args={trainer}", "--indexer-args=--no-give-way", "--keep-generations", "9")
     found = []
     with ServerProcess(data.root, *flags) as server, Client(server.target, timeout_s=600) as client:
         for stage in range(len(protocol.stages)):

@@ -25,14 +25,24 @@ from clients.errors import EverlookClientError
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the rendered catalogue, and of training.")
 @click.option("--image-size", type=click.IntRange(32), default=128, show_default=True, help="Pixels the model sees.")
 @click.option("--steps", type=click.IntRange(1), default=30, show_default=True, help="Of training, in each stage.")
+@click.option(
+    "--metrics-port", type=click.IntRange(0, 65535), default=0, help="Where Prometheus can read it (a free port)."
+)
 def demo(
-    photos: Path | None, out: Path, categories: int, per_category: int, seed: int, image_size: int, steps: int
+    photos: Path | None,
+    out: Path,
+    categories: int,
+    per_category: int,
+    seed: int,
+    image_size: int,
+    steps: int,
+    metrics_port: int,
 ) -> None:
     """Start a server, teach it PHOTOS in two stages while it answers, and leave charts, a report and a contact sheet.
 
     PHOTOS is a folder with one folder per category; without it the demo renders a catalogue of its own.
     """
     try:
-        Demo(Story(photos, out, categories, per_category, seed, image_size, steps)).run()
+        Demo(Story(photos, out, categories, per_category, seed, image_size, steps, metrics_port)).run()
     except (EverlookClientError, ValueError, RuntimeError, OSError) as error:
         fail(one_line(error))

@@ -25,12 +25,14 @@ def export_model(data: Path, image_size: int) -> None:
 class DemoServer:
     """`with DemoServer(data, options)` runs a real server on a free port, and the programs beside it.
 
-    `options` are more of `everlook serve`. What they log goes to server.log beside the data.
+    `options` are more of `everlook serve`; `metrics_port` 0 is a free one too. What they log goes to server.log beside
+    the data.
     """
 
-    def __init__(self, data: Path, options: Sequence[str] = ()) -> None:
+    def __init__(self, data: Path, options: Sequence[str] = (), metrics_port: int = 0) -> None:
         self._data = data
         self._options = options
+        self._metrics_port = metrics_port
         self._process: subprocess.Popen[str] | None = None
         self.target = ""
         self.metrics_url = ""
@@ -64,8 +66,8 @@ class DemoServer:
     def _start(self) -> None:
         began = time.monotonic()
         log = self._data.parent / "server.log"
-        command = [sys.executable, "-m", "server", "--data", str(self._data), "--port", "0", "--metrics-port", "0"]
-        command += self._options
+        command = [sys.executable, "-m", "server", "--data", str(self._data), "--port", "0"]
+        command += ["--metrics-port", str(self._metrics_port), *self._options]
         with log.open("a") as errors:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603
         line = self._process.stdout.readline() if self._process.stdout else ""

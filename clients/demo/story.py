@@ -54,6 +54,8 @@ class Story:
     """Side of the image that the model sees, in pixels."""
     steps: int = 30
     """Of training, in each stage."""
+    metrics_port: int = 0
+    """Where Prometheus can read the server meanwhile; 0 takes a free port."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Demo:
         self._figures["gallery"] = len(first.gallery) + len(new.gallery)
         export_model(self._out / "data", self._story.image_size)
         trainer = f"--steps {self._story.steps} --learning-rate 1e-4 --seed {self._story.seed} --poll-s 0.5"
-        with DemoServer(self._out / "data", [f"--trainer-args={trainer}"]) as server:
+        with DemoServer(self._out / "data", [f"--trainer-args={trainer}"], self._story.metrics_port) as server:
             self._say(f"started on {server.target} with {server.started_in_s:.1f} s of preparation", "Server")
             with Client(server.target) as client:
                 self._ingest(client, first)

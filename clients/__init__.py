@@ -20,6 +20,7 @@ from clients.errors import (
     Unavailable,
     Unimplemented,
 )
+from clients.requests import request_id
 from clients.retry import RetryPolicy
 from clients.types import (
     Acknowledgement,
@@ -78,4 +79,5 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "Unimplemented",
+    "request_id",
 ]

@@ -15,6 +15,7 @@ from clients.aio_ingest import AsyncIngestStream
 from clients.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_S, Connection, Tls
 from clients.errors import Cancelled, EverlookClientError, NotFound, from_rpc_error
 from clients.recall import Confusions, RecallHistory
+from clients.requests import REQUEST_ID, id_of_call
 from clients.retry import ONCE, PATIENT, Attempts, RetryPolicy
 from clients.status import Event, Generation, Status
 from clients.types import (
@@ -128,13 +129,13 @@ class AsyncClient:
         limits: IngestLimits | None = None,
     ) -> AsyncIterator[Acknowledgement]:
         """As `Client.ingest`. `items` is async or not; one that is not is read in a thread, an item at a time."""
-        window = Window(limits or IngestLimits(), self._ingest_retries)
+        window, request = Window(limits or IngestLimits(), self._ingest_retries), id_of_call()
 
         def open_stream(requests: AsyncIterator[bytes]) -> Any:
             call: Any = self._channel().stream_stream(wire.INGEST_PATH)
-            return call(requests, timeout=window.limits.stream_s, metadata=self._metadata)
+            return call(requests, timeout=window.limits.stream_s, metadata=self._with(request))
 
-        return aiter(AsyncIngestStream(open_stream, items, window))
+        return aiter(AsyncIngestStream(open_stream, items, window, request))
 
     # ---- operation
 
@@ -172,17 +173,22 @@ class AsyncClient:
 
     async def watch(self, *, timeout_s: float | None = None) -> AsyncIterator[Event]:
         invoke: Any = self._channel().unary_stream(wire.WATCH_PATH)
-        call = invoke(wire.WATCH_REQUEST, timeout=timeout_s, metadata=self._metadata)
+        request = id_of_call()
+        call = invoke(wire.WATCH_REQUEST, timeout=timeout_s, metadata=self._with(request))
         try:
             async for message in call:
                 yield wire.event(message)
         except grpc.aio.AioRpcError as failed:
-            raise from_rpc_error(failed) from None
+            raise from_rpc_error(failed, request) from None
         except asyncio.CancelledError:
             self._raise_if_closed()
             raise
         finally:
             call.cancel()
+
+    def _with(self, request: str) -> tuple[tuple[str, str], ...]:
+        """What goes with a call of this id."""
+        return (*self._metadata, (REQUEST_ID, request))
 
     def _channel(self) -> grpc.aio.Channel:
         if self._closed:
@@ -204,13 +210,14 @@ class AsyncClient:
 
     async def _run(self, call: wire.Call[T], timeout_s: float | None) -> T:
         deadline_s = max(self._timeout_s, call.patience_s) if timeout_s is None else timeout_s
-        attempts = Attempts(ONCE if call.once else self._retries, deadline_s)
+        attempts, request = Attempts(ONCE if call.once else self._retries, deadline_s), id_of_call()
         while True:
             try:
                 invoke: Any = self._channel().unary_unary(call.path)
-                return call.answer(await invoke(call.request, timeout=attempts.remaining_s, metadata=self._metadata))
+                answer = await invoke(call.request, timeout=attempts.remaining_s, metadata=self._with(request))
+                return call.answer(answer)
             except grpc.aio.AioRpcError as failed:
-                error = from_rpc_error(failed)
+                error = from_rpc_error(failed, request)
             except asyncio.CancelledError:
                 self._raise_if_closed()
                 raise

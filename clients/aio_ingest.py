@@ -10,9 +10,8 @@ from typing import Any
 
 import grpc
 
-from clients import wire
 from clients.errors import EverlookClientError, Unavailable, from_rpc_error
-from clients.ingest import ENDED_EARLY, encode
+from clients.ingest import ENDED_EARLY, acknowledged, encode
 from clients.streams import answers_async
 from clients.types import Acknowledgement, ImageLike, Item
 from clients.window import Window
@@ -23,10 +22,13 @@ Source = AsyncIterable[tuple[Item, ImageLike]] | Iterable[tuple[Item, ImageLike]
 class AsyncIngestStream:
     """Acknowledgements of the items of `source`. Iterate once; leaving the iteration cancels what is under way."""
 
-    def __init__(self, open_stream: Callable[[AsyncIterator[bytes]], Any], source: Source, window: Window) -> None:
+    def __init__(
+        self, open_stream: Callable[[AsyncIterator[bytes]], Any], source: Source, window: Window, request: str
+    ) -> None:
         self._open_stream = open_stream
         self._source = source
         self._window = window
+        self._request = request
         self._changed = asyncio.Condition()
         self._call: Any = None
         self._ended = False
@@ -99,12 +101,13 @@ class AsyncIngestStream:
                 async with contextlib.aclosing(answers_async(self._call, self._window.limits.stream_s)) as stream:
                     async for data in stream:
                         async with self._changed:
-                            self._window.receive(wire.acknowledgement(data))
+                            self._window.receive(acknowledged(data, self._request))
                             self._changed.notify_all()
             except grpc.aio.AioRpcError as broken:
                 error = _typed(broken, statuses)
             except EverlookClientError as lost:
                 error = lost
+            error.request_id = error.request_id or self._request
             pause_s = 0.0
             async with self._changed:
                 if not self._window.drained:

@@ -15,6 +15,7 @@ from clients.connection import CHANNEL_OPTIONS, DEFAULT_TARGET, DEFAULT_TIMEOUT_
 from clients.errors import Cancelled, EverlookClientError, NotFound, from_rpc_error
 from clients.ingest import IngestStream
 from clients.recall import Confusions, RecallHistory
+from clients.requests import REQUEST_ID, id_of_call
 from clients.retry import ONCE, PATIENT, Attempts, RetryPolicy
 from clients.status import Event, Generation, Status
 from clients.types import (
@@ -146,13 +147,13 @@ class Client:
         opened again and what was not acknowledged sent again. What `items` raises is raised here, once everything
         before it has been answered. Closing the iterator, or leaving its loop, cancels the rest.
         """
-        window = Window(limits or IngestLimits(), self._ingest_retries)
+        window, request = Window(limits or IngestLimits(), self._ingest_retries), id_of_call()
 
         def open_stream(requests: Iterator[bytes]) -> Any:
             call: Any = self._open_channel().stream_stream(wire.INGEST_PATH)
-            return call(requests, timeout=window.limits.stream_s, metadata=self._metadata)
+            return call(requests, timeout=window.limits.stream_s, metadata=self._with(request))
 
-        return iter(IngestStream(open_stream, items, window))
+        return iter(IngestStream(open_stream, items, window, request))
 
     # ---- operation
 
@@ -218,16 +219,21 @@ class Client:
         server stops; it is not tried again.
         """
         invoke: Any = self._open_channel().unary_stream(wire.WATCH_PATH)
-        call = invoke(wire.WATCH_REQUEST, timeout=timeout_s, metadata=self._metadata)
+        request = id_of_call()
+        call = invoke(wire.WATCH_REQUEST, timeout=timeout_s, metadata=self._with(request))
         try:
             for message in call:
                 yield wire.event(message)
         except grpc.RpcError as failed:
             if self._closed:
                 raise Cancelled("this client was closed during the call") from None
-            raise from_rpc_error(failed) from None
+            raise from_rpc_error(failed, request) from None
         finally:
             call.cancel()
+
+    def _with(self, request: str) -> tuple[tuple[str, str], ...]:
+        """What goes with a call of this id."""
+        return (*self._metadata, (REQUEST_ID, request))
 
     def _open_channel(self) -> grpc.Channel:
         if self._closed:
@@ -236,15 +242,16 @@ class Client:
 
     def _run(self, call: wire.Call[T], timeout_s: float | None) -> T:
         deadline_s = max(self._timeout_s, call.patience_s) if timeout_s is None else timeout_s
-        attempts = Attempts(ONCE if call.once else self._retries, deadline_s)
+        attempts, request = Attempts(ONCE if call.once else self._retries, deadline_s), id_of_call()
         while True:
             try:
                 invoke: Any = self._open_channel().unary_unary(call.path)
-                return call.answer(invoke(call.request, timeout=attempts.remaining_s, metadata=self._metadata))
+                answer = invoke(call.request, timeout=attempts.remaining_s, metadata=self._with(request))
+                return call.answer(answer)
             except grpc.RpcError as failed:
                 if self._closed:
                     raise Cancelled("this client was closed during the call") from None
-                error = from_rpc_error(failed)
+                error = from_rpc_error(failed, request)
             if call.when_gone is not None and attempts.maybe_done and isinstance(error, NotFound):
                 return call.when_gone()
             time.sleep(attempts.pause_s(error))

@@ -14,7 +14,7 @@
     ├── Cancelled               the client was closed
     ├── Unimplemented           this server does not have that capability
     ├── DataDamaged             what the server holds of this item is damaged; an operator must look
-    └── ServerFault             a fault of the server; the message holds a reference that its log has too
+    └── ServerFault             a fault of the server; its log has the cause, by `request_id`
 
 An error comes from a failed call (`from_rpc_error` reads its google.rpc details), from the `Error` message inside
 a stream or batch, or from the client itself, which refuses what it knows to be wrong. All carry the same facts.
@@ -39,6 +39,7 @@ class EverlookClientError(Exception):
     reason: stable, for programs: a name of the protocol's `ErrorReason` without its prefix; "" when there is none.
     field, got, expected: which part of the request is wrong, and how; "" where that does not apply.
     retry_after_s: when to try again, in seconds; None when the server did not say.
+    request_id: of the call, by which the server's log has it; "" for what failed without a call, or within a batch.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class EverlookClientError(Exception):
         got: str = "",
         expected: str = "",
         retry_after_s: float | None = None,
+        request_id: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -58,6 +60,7 @@ class EverlookClientError(Exception):
         self.got = got
         self.expected = expected
         self.retry_after_s = retry_after_s
+        self.request_id = request_id
 
     def __str__(self) -> str:
         """The message, with the facts behind it."""
@@ -161,8 +164,11 @@ class _FailedCall(Protocol):
     def trailing_metadata(self) -> Any: ...
 
 
-def from_rpc_error(error: _FailedCall) -> EverlookClientError:
-    """The typed error of a failed call. Details that are missing or cannot be read leave their facts empty."""
+def from_rpc_error(error: _FailedCall, request_id: str = "") -> EverlookClientError:
+    """The typed error of a failed call. Details that are missing or cannot be read leave their facts empty.
+
+    request_id: that was sent; the server may have made another of it, and says so.
+    """
     reason = field = got = expected = ""
     retry_after_s = None
     for detail in _details(error):
@@ -180,6 +186,8 @@ def from_rpc_error(error: _FailedCall) -> EverlookClientError:
         elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
             delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
             retry_after_s = delay.seconds + delay.nanos / 1e9
+        elif detail.Is(error_details_pb2.RequestInfo.DESCRIPTOR):
+            request_id = error_details_pb2.RequestInfo.FromString(detail.value).request_id or request_id
     return error_class(error.code(), reason)(
         error.details() or error.code().name,
         reason=reason,
@@ -187,6 +195,7 @@ def from_rpc_error(error: _FailedCall) -> EverlookClientError:
         got=got,
         expected=expected,
         retry_after_s=retry_after_s,
+        request_id=request_id,
     )
 
 

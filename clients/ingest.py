@@ -39,13 +39,24 @@ def encode(item: Item, image: ImageLike) -> bytes:
     return request
 
 
+def acknowledged(data: bytes, request: str) -> Acknowledgement:
+    """An answer of the stream with this request id. Errors: ServerFault when it cannot be read."""
+    answer = wire.acknowledgement(data)
+    if answer.error is not None:
+        answer.error.request_id = request
+    return answer
+
+
 class IngestStream:
     """Acknowledgements of the items of `source`. Iterate once; `close` at any time, from any thread."""
 
-    def __init__(self, open_stream: OpenStream, source: Iterable[tuple[Item, ImageLike]], window: Window) -> None:
+    def __init__(
+        self, open_stream: OpenStream, source: Iterable[tuple[Item, ImageLike]], window: Window, request: str
+    ) -> None:
         self._open_stream = open_stream
         self._source = source
         self._window = window
+        self._request = request
         self._changed = threading.Condition()
         self._call: Any = None
         self._closed = False
@@ -115,12 +126,13 @@ class IngestStream:
             try:
                 for data in answers(self._call, self._window.limits.stream_s):
                     with self._changed:
-                        self._window.receive(wire.acknowledgement(data))
+                        self._window.receive(acknowledged(data, self._request))
                         self._changed.notify_all()
             except grpc.RpcError as broken:
                 error = from_rpc_error(broken)
             except EverlookClientError as lost:
                 error = lost
+            error.request_id = error.request_id or self._request
             with self._changed:
                 if not self._closed and not self._window.drained:
                     pause_s = self._window.break_stream(error)

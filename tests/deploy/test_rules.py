@@ -65,7 +65,14 @@ def test_every_alert_is_tested_firing_and_not_firing() -> None:
 def test_there_is_an_alert_for_all_that_matters() -> None:
     answers = {"Down", "Restarting", "Failing", "Slow", "Refusing"}
     recall = {"RecallDropped", "RecallNotMeasured", "IndexRecallLow", "QueriesDrifted", "UnfamiliarQueries"}
-    learning = {"StageNotServed", "SwapsFailing", "CandidatesRefused", "ProgramDown", "ProgramRestarting"}
+    learning = {
+        "StageNotServed",
+        "SwapsFailing",
+        "CandidatesRefused",
+        "ProgramDown",
+        "ProgramHangs",
+        "ProgramRestarting",
+    }
     machine = {"DiskFull", "DiskFilling", "StorageFull", "MergesFailing", "ReadingsFailing"}
     assert ALERTS.keys() == {f"Everlook{name}" for name in answers | recall | learning | machine}
 

@@ -6,7 +6,6 @@ import contextlib
 import io
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 
 from everlook.v1 import everlook_pb2 as pb
 from indexer.catalogue import Catalogue
@@ -28,6 +26,7 @@ from indexer.recall import Recall, recall_of
 from server.services.recall import MOST_CATEGORIES, MOST_EXAMPLES, MOST_MEASUREMENTS
 from server.watching.probes import ProbeWatch
 from tests.e2e.folders import publish_candidate
+from tests.server.recalled import Samples, drifts, fell, history, measured_page, wait_for
 from tests.server.running import TIMEOUT_S, Running, details_of, item, running, status_of
 
 KS = (1, 5, 10)
@@ -40,8 +39,6 @@ _PROBES = [id for id in (f"probe-{n}" for n in range(1000)) if is_probe(id)]
 _OTHERS = [id for id in (f"item-{n}" for n in range(1000)) if not is_probe(id)]
 IDS = [(_PROBES if n % 2 else _OTHERS)[n] for n in range(COUNT)]
 SHOWN = [CATEGORIES[n // 2 % 15] for n in range(COUNT)]
-
-Samples = dict[tuple[str, str, str], float]
 
 
 def picture(number: int) -> bytes:
@@ -85,36 +82,6 @@ def copied(folder: Path, to: Path) -> Path:
 def serving(folder: Path, **changes: object) -> Iterator[Running]:
     with running(folder, **({"hold": True, "recall_every_s": 0, "floor": 0.0, "most_drop": 1.0} | changes)) as server:
         yield server
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
-    return found
-
-
-def page(server: Running) -> Samples:
-    """The probe recall of the metrics page, by name, cohort and k."""
-    prefix = "everlook_probe_recall_"
-    return {
-        (each.name.removeprefix(prefix), each.labels.get("cohort", ""), each.labels.get("k", "")): each.value
-        for family in text_string_to_metric_families(server.scrape())
-        if family.name.startswith(prefix) and family.type == "gauge"
-        for each in family.samples
-        if not each.name.endswith("_created")
-    }
-
-
-def measured_page(server: Running) -> Samples:
-    """The same, once the live model has been measured."""
-    found: Samples = wait_for(lambda: (now := page(server)).get(("ratio", "all", "1")) is not None and now)
-    return found
-
-
-def history(server: Running, **asked: Any) -> pb.GetRecallHistoryResponse:
-    return server.admin.GetRecallHistory(pb.GetRecallHistoryRequest(**asked), timeout=TIMEOUT_S)
 
 
 def confusions(server: Running, **asked: Any) -> pb.ListConfusionsResponse:
@@ -316,18 +283,6 @@ def test_before_the_first_measurement_there_is_no_telling(server: Running, monke
 
 
 # ---------------------------------------------------------------------------------------------------- planted falls
-
-
-def drifts(server: Running) -> dict[str, tuple[float, float]]:
-    found = measured_page(server)
-    names = {cohort for name, cohort, _ in found if name == "drift_ratio"}
-    return {name: (found["drift_ratio", name, ""], found["drift_error_ratio", name, ""]) for name in names}
-
-
-def fell(drift: tuple[float, float]) -> bool:
-    """As the alert asks: beyond sampling error, and by more than the gates allow."""
-    change, error = drift
-    return change + 1.645 * error < -0.02
 
 
 def test_a_calm_repeat_has_no_drift_at_all_and_a_cohorts_spoiled_vectors_have(begun: Path, tmp_path: Path) -> None:

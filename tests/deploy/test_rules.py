@@ -64,7 +64,14 @@ def test_every_alert_is_tested_firing_and_not_firing() -> None:
 
 def test_there_is_an_alert_for_all_that_matters() -> None:
     answers = {"Down", "Restarting", "Failing", "Slow", "Refusing"}
-    recall = {"RecallDropped", "RecallNotMeasured", "IndexRecallLow", "QueriesDrifted", "UnfamiliarQueries"}
+    recall = {
+        "RecallDropped",
+        "RecallCollapsed",
+        "RecallNotMeasured",
+        "IndexRecallLow",
+        "QueriesDrifted",
+        "UnfamiliarQueries",
+    }
     learning = {
         "StageNotServed",
         "SwapsFailing",

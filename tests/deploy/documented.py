@@ -59,8 +59,8 @@ def faults(expr: str, recorded: set[str]) -> list[str]:
             found.append(f"{each.name} is a counter: only its rate or increase says anything")
         if kind != "counter" and (each.function in _ON_COUNTERS or bool(each.range) != _takes_range(each.function)):
             found.append(f"{each.name} is a {kind}, and stands in {each.function}({each.range})")
-    if strange := grouping_labels(expr) - known:
-        found.append(f"grouped by {sorted(strange)}, which nothing here has")
+    if unknown := grouping_labels(expr) - known:
+        found.append(f"grouped by {sorted(unknown)}, which nothing here has")
     return found
 
 

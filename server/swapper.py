@@ -194,10 +194,17 @@ class Swapper:
             self.current = None
             if result != "impossible":
                 self._swaps.labels(result=result).inc()
-            self._on_end(Attempt(number, back, result, _timed(began, time.perf_counter())))
+            self._tell(Attempt(number, back, result, _timed(began, time.perf_counter())))
         self.failure = None
         self._on_swap()
         return info
+
+    def _tell(self, attempt: Attempt) -> None:
+        """Tells who watches. A watch that fails changes nothing of the swap."""
+        try:
+            self._on_end(attempt)
+        except Exception:
+            log.exception("a swap could not be watched")
 
     def _rejected(self, number: int) -> bool:
         try:
@@ -233,8 +240,8 @@ class Swapper:
 
 def _timed(began: Sequence[tuple[str, float]], end: float) -> tuple[tuple[str, float, float], ...]:
     """Phases by when each began, with how long each took: until the next."""
-    ends = [at for _, at in began[1:]] + [end]
-    return tuple((phase, at, until - at) for (phase, at), until in zip(began, ends, strict=True))
+    ends = [*(at for _, at in began[1:]), end]
+    return tuple((phase, at, until - at) for (phase, at), until in zip(began, ends, strict=False))
 
 
 def _pauses(failure: Failure | None, number: int) -> bool:

@@ -189,3 +189,13 @@ def test_many_threads_take_every_job_once() -> None:
     for thread in threads:
         thread.join(5)
     assert sorted(taken, key=int) == [str(n) for n in range(2000)]
+
+
+def test_the_oldest_job_of_a_lane_tells_how_far_it_lags() -> None:
+    clock = iter([12.0, 13.5])
+    queue: WorkQueue[Job] = WorkQueue(LIMITS, patience_s=PATIENCE_S, clock=lambda: next(clock))
+    assert queue.oldest_s(Lane.INGEST) == 0
+    queue.put(Job("w0", Lane.INGEST, enqueued_at=10.0))
+    queue.put(Job("w1", Lane.INGEST, enqueued_at=11.0))
+    assert [queue.oldest_s(Lane.INGEST) for _ in range(2)] == [2.0, 3.5]
+    assert queue.oldest_s(Lane.QUERY) == 0

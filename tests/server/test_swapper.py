@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,20 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from indexer.datadir import DataDir
-from indexer.errors import GateFailed, GenerationDamaged, GenerationNotFound, NotReady, NotServing, StorageFull
+from indexer.errors import (
+    EverlookError,
+    GateFailed,
+    GenerationDamaged,
+    GenerationNotFound,
+    NotReady,
+    NotServing,
+    StorageFull,
+)
 from indexer.gates import RecallLimits
 from indexer.generation import GenerationInfo, State
 from server import swapper
 from server.metrics import Metrics
-from server.swapper import Swap, Swapper, failed_again
+from server.swapper import Attempt, Swap, Swapper, failed_again
 from tests.server.running import sample, until
 
 LIMITS = RecallLimits(most_drop=0.07)
@@ -278,3 +287,89 @@ def test_a_rollback_goes_back_to_the_model_before(engine: FakeEngine, monkeypatc
             assert engine.asked == [5, 6]
 
     asyncio.run(run())
+
+
+# ---------------------------------------------------------------------------------------------------- who watches
+
+
+def attempts(
+    engine: FakeEngine, ask: Callable[[Swapper], Awaitable[object]]
+) -> tuple[list[Attempt], CollectorRegistry]:
+    """What is heard of a swap, and what is counted of it."""
+    registry, heard = CollectorRegistry(), list[Attempt]()
+    metrics = Metrics(registry)
+
+    def hear(attempt: Attempt) -> None:
+        metrics.count_swap(attempt)
+        heard.append(attempt)
+
+    async def run() -> None:
+        async with Swapper(engine, LIMITS, metrics.swaps, hold=True, on_end=hear) as made:
+            with contextlib.suppress(EverlookError, ValueError):
+                await ask(made)
+
+    asyncio.run(run())
+    return heard, registry
+
+
+@pytest.mark.parametrize(
+    ("error", "result"),
+    [
+        (None, "ok"),
+        (GateFailed("it fell"), "refused"),
+        (StorageFull("full"), "failed"),
+        (NotReady("it is live"), "impossible"),
+        (ValueError("a fault"), "failed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_each_swap_that_has_ended_is_told_once_with_what_came_of_it(
+    error: Exception | None, result: str, engine: FakeEngine
+) -> None:
+    engine.errors = [error] if error else []
+    (attempt,), registry = attempts(engine, lambda made: made.promote(7))
+    assert (attempt.number, attempt.back, attempt.result) == (7, False, result)
+    ((phase, _, took_s),) = attempt.phases
+    assert (phase, took_s >= 0) == ("catching up", True)
+    assert sample(registry, "everlook_swap_seconds_count", phase="catching up") == 1
+    assert sample(registry, "everlook_swaps_total", result=result) == (result != "impossible")
+    assert sample(registry, "everlook_rollbacks_total", result=result) == 0
+
+
+def test_a_rollback_is_a_swap_and_counted_as_what_it_is_too(engine: FakeEngine) -> None:
+    engine.states[3] = State.PREVIOUS
+    (attempt,), registry = attempts(engine, lambda made: made.rollback(3))
+    assert attempt.back
+    assert sample(registry, "everlook_swaps_total", result="ok") == 1
+    assert sample(registry, "everlook_rollbacks_total", result="ok") == 1
+
+
+def test_each_phase_lasts_until_the_next_and_there_may_be_none() -> None:
+    assert swapper._timed([], 9.0) == ()
+    assert swapper._timed([("loading", 1.0), ("checking", 3.5)], 4.0) == (("loading", 1.0, 2.5), ("checking", 3.5, 0.5))
+
+
+def test_a_swap_that_never_began_a_phase_keeps_its_own_error(engine: FakeEngine) -> None:
+    def unknown(number: int, **_: object) -> GenerationInfo:
+        raise GenerationNotFound("there is no generation 9")
+
+    async def run() -> None:
+        engine.promote = unknown  # type: ignore[method-assign]
+        async with running(engine, hold=True) as server:
+            with pytest.raises(GenerationNotFound):
+                await server.swapper.promote(9)
+
+    asyncio.run(run())
+
+
+def test_a_watch_that_fails_changes_nothing_of_the_swap(engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(attempt: Attempt) -> None:
+        raise OSError("no such collector")
+
+    async def run() -> None:
+        metrics = Metrics(CollectorRegistry())
+        async with Swapper(engine, LIMITS, metrics.swaps, hold=True, on_end=broken) as made:
+            assert (await made.promote(7)).number == 7
+
+    asyncio.run(run())
+    assert "could not be watched" in caplog.text

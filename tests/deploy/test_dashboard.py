@@ -75,7 +75,7 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict[str, Any]) -> 
 def test_every_variable_that_is_used_is_one_of_the_dashboard_or_of_grafana() -> None:
     own = {f"${each['name']}" for each in DASHBOARD["templating"]["list"]}
     used = set(re.findall(r"\$\w+", (FOLDER / "dashboard.json").read_text()))
-    assert used <= own | {"$__rate_interval"}
+    assert used <= own | {"$__rate_interval", "$__all"}
     assert own - {"$datasource"} <= used
     assert set(VARIABLES) <= own | {"$__rate_interval"}
 

@@ -11,6 +11,7 @@ import pytest
 from clients import Client, Item
 from indexer.probes import is_probe
 from tests.deploy.documented import metrics
+from tests.deploy.test_rules import ALERTS, RECORDED
 from tests.e2e.folders import tiny_data
 from tests.e2e.photos import photo
 from tests.e2e.process import ServerProcess
@@ -90,6 +91,7 @@ def test_its_rules_run_without_error_and_a_calm_server_raises_no_alarm(watched: 
         return rules if rules and all(rule["health"] != "unknown" for rule in rules) else []
 
     rules = wait_for(all_ran, WAIT_S, "not every rule was evaluated")
+    assert {rule["name"] for rule in rules} == ALERTS.keys() | RECORDED.keys()
     assert {rule["name"]: rule["lastError"] for rule in rules if rule["health"] != "ok"} == {}
     assert watched.prometheus.query('ALERTS{alertstate="firing"}') == []
 

@@ -152,11 +152,20 @@ def test_a_second_server_on_the_same_folder_is_told_who_has_it(data: Path) -> No
         assert client.status().serving
 
 
+# Not `sys.modules["torch"] = None`: libraries that look there for it take that for torch itself.
+_NO_TORCH = """
+from importlib.machinery import PathFinder
+
+found = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *where: None if name.partition(".")[0] == "torch" else found(name, *where)
+"""
+
+
 def _without_torch(parent: Path) -> Path:
     """A folder for PYTHONPATH that makes a process believe that torch is not installed."""
     folder = parent / "no-torch"
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text("import sys\n\nsys.modules['torch'] = None\n")
+    (folder / "sitecustomize.py").write_text(_NO_TORCH)
     return folder
 
 

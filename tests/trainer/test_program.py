@@ -132,6 +132,28 @@ class TestWhatIsTaught:
         once(shop)
         assert [training.categories for training in taught[1:]] == [("a", "b", "c", "d", "e", "f")]
 
+    def test_what_is_ripe_and_since_when_is_told_while_it_waits_and_not_when_nothing_is(
+        self, shop: Shop, taught: list[Training]
+    ) -> None:
+        shop.fill("a", "b")
+        program = Program(shop.data, shop.catalogue, settings(shop), Stopping())
+        program.run()
+        said = read_activity(shop.data, "trainer")
+        assert said is not None
+        assert (said.ripe, said.ripe_since) == (0, 0.0)
+        shop.fill("c")
+        of_model(shop, base=shop.model)
+        since = []
+        for _ in range(2):
+            program._look_after = 0.0
+            program.run()
+            said = read_activity(shop.data, "trainer")
+            assert said is not None
+            assert said.ripe == 3
+            since.append(said.ripe_since)
+        assert since[0] == since[1]
+        assert time.time() - 60 < since[0] <= time.time()
+
     def test_nothing_by_itself_while_a_candidate_is_on_its_way(self, shop: Shop, taught: list[Training]) -> None:
         shop.fill("a", "b", "c")
         candidate = of_model(shop, base=shop.model)

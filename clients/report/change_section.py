@@ -13,10 +13,10 @@ _HEADING = "Forgetting against learning"
 _WORDS = (
     "What each swap changed: Recall@1 in the first measurement after it, less that in the last one before it that this "
     "page has, in percentage points. Learning is the change of the new cohort, the categories that the new model had "
-    "just been taught; before the swap these are the categories that waited. Forgetting is the change of all the old "
-    "cohorts together, those that the model before had learned already; below zero, the new model has forgotten. The "
-    "lines on the bars are 95 % bounds as if before and after had been measured with different probes, and rather too "
-    "wide."
+    "just been taught; before the swap it is that of all categories that waited, also of those that were left waiting. "
+    "Forgetting is the change of all the old cohorts together, those that the model before had learned already; below "
+    "zero, the new model has forgotten. The lines on the bars are 95 % bounds as if before and after had been measured "
+    "with different probes, and rather too wide."
 )
 
 

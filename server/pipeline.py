@@ -88,25 +88,34 @@ class Pipeline:
         self.queue.put(job)
 
     def _work(self) -> None:
-        while (taken := self.queue.take()) is not None:
-            jobs, expired = taken
-            self._drop(expired)
-            if not jobs:
-                continue
-            logs.work_for(job.request for job in jobs)
-            try:
-                if isinstance(jobs[0], QueryJob):
-                    outcomes = self._answer([job for job in jobs if isinstance(job, QueryJob)])
-                else:
-                    outcomes = self._write([job for job in jobs if isinstance(job, IngestJob)])
-            except Exception as error:  # the batch fails as a whole; the worker lives on
-                outcomes = [(job, error) for job in jobs]
-            except BaseException as error:
-                self._on_failure(error)
-                self._die(jobs)
-                raise
-            self._deliver(outcomes)
-            self._tell(outcomes)
+        while self._work_off():
+            pass
+
+    def _work_off(self) -> bool:
+        """Waits for a batch and works it off; False once there will be none. A worker that waits holds nothing of the
+        batch before, or the generation that answered it could not go."""
+        taken = self.queue.take()
+        if taken is None:
+            return False
+        jobs, expired = taken
+        self._drop(expired)
+        if not jobs:
+            return True
+        logs.work_for(job.request for job in jobs)
+        try:
+            if isinstance(jobs[0], QueryJob):
+                outcomes = self._answer([job for job in jobs if isinstance(job, QueryJob)])
+            else:
+                outcomes = self._write([job for job in jobs if isinstance(job, IngestJob)])
+        except Exception as error:  # the batch fails as a whole; the worker lives on
+            outcomes = [(job, error) for job in jobs]
+        except BaseException as error:
+            self._on_failure(error)
+            self._die(jobs)
+            raise
+        self._deliver(outcomes)
+        self._tell(outcomes)
+        return True
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         """Tells who watches of the answers. A watch that fails takes no worker with it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from indexer.errors import (
 from indexer.index import AnyOf, Filter, SearchParams
 from server.jobs import Answer, ImageQuery, IngestJob, ItemQuery, QueryJob, VectorQuery, Written
 from server.services.calls import Calls
-from tests.server.running import calls_of, photo, sample
+from tests.server.running import calls_of, photo, sample, until
 
 Metadata = dict[str, str | float | bool]
 
@@ -323,3 +324,19 @@ def test_without_a_watch_nothing_is_gathered_for_one(engine: Engine) -> None:
     watched = calls_of(engine, on_answers=lambda answered: None)
     with pytest.raises(AssertionError):
         watched.pipeline._tell(Untouched())
+
+
+def test_workers_that_wait_keep_nothing_of_their_last_batch_alive(engine: Engine) -> None:
+    """Otherwise a generation that is gone would stay in memory until the next query comes."""
+    fill(engine, ("a", photo(1), {}))
+
+    async def scenario() -> None:
+        calls = calls_of(engine)
+        async with calls.pipeline:
+            job = query(ItemQuery("a"))
+            gone = weakref.ref(job)
+            assert isinstance((await submit(calls, [job]))[0], Answer)
+            del job
+            await until(lambda: gone() is None)
+
+    asyncio.run(scenario())

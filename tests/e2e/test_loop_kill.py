@@ -27,6 +27,7 @@ from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir
 from indexer.errors import Damaged
 from indexer.generation import candidate_generation
+from indexer.probes import is_probe
 from indexer.programs import read_activity
 from tests.conftest import ROOT
 from tests.e2e import counting
@@ -157,7 +158,7 @@ class Loop:
         number = len(self.outcomes)
         shop = shops.Shop(self.data, None, "")  # type: ignore[arg-type] # it draws photos, nothing else
         puts = [put for name in "abc" for put in shop.puts(f"{number}{name}", PHOTOS, PROBES)]
-        for put in sorted(puts, key=lambda put: not shops.is_probe(put.id)):  # the last training photo makes it ripe
+        for put in sorted(puts, key=lambda put: not is_probe(put.id)):  # the last training photo makes it ripe
             assert put.photo is not None
             self._put(Item(put.id, put.category), put.photo.data)
             self.held[put.id] = put.photo.data

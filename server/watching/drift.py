@@ -23,7 +23,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp
 
 PERMUTATIONS: Final = 999  # with the given split a thousand: p-values are multiples of 0.001
 _BLOCK: Final = 64  # splits that are worked out together: some milliseconds
@@ -113,5 +112,8 @@ def compare_embeddings(
 
 def compare_scores(reference: NDArray[np.floating], window: NDArray[np.floating]) -> Comparison:
     """The Kolmogorov-Smirnov statistic of two samples of best scores (m,) and (n,), and its p-value."""
+    # Loading it takes a second and some 60 MiB, which a server that has no window to compare yet need not spend.
+    from scipy.stats import ks_2samp
+
     result = ks_2samp(reference, window)
     return Comparison(float(result.statistic), float(result.pvalue))

@@ -16,10 +16,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.bench import loop
 from tests.bench.machine import RESULTS, store
 from tests.bench.serving import table as serving_table
 
 PAGE = Path(__file__).parents[2] / "README.md"
+
+
+BENCHED = {"cub200-2010": "learning-multi-task", "grocery": "learning-grocery"}
+"""Runs of `tests.bench.live`, and the bench with the same photos and numbers of steps."""
 
 
 def run(photos: str) -> dict[str, float]:
@@ -76,10 +81,22 @@ def recall_line(results: dict[str, Any]) -> str:
 
 def with_tables(page: str) -> str:
     """The page's text, with each table between its two marks written anew from the stored figures."""
-    makers = {"demo": demo_table, "serving": serving_table, "grocery_recall": recall_line}
-    paths = {name: RESULTS / f"{name}.json" for name in makers}
-    stored = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
-    tables = {name: makers[name](figures) for name, figures in stored.items()}
+
+    def stored(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        return found
+
+    live = sorted(path.stem for path in RESULTS.glob("live-*.json"))
+    tables = {
+        "demo": demo_table(stored("demo")),
+        "serving": serving_table(stored("serving")),
+        "grocery_recall": recall_line(stored("grocery_recall")),
+        "loop_recall": loop.recall_table({name.removeprefix("live-"): stored(name) for name in live}),
+        "loop_bench": loop.bench_table(
+            {name: (stored(f"live-{name}"), stored(bench)) for name, bench in BENCHED.items()}
+        ),
+        "loop_cost": loop.cost_table(stored("swaps"), stored("calm"), stored("backfill")),
+    }
     for name, table in tables.items():
         begin, end = f"<!-- {name}: tests/bench -->\n", f"\n<!-- {name}: end -->"
         before, rest = page.split(begin, 1)

@@ -12,8 +12,8 @@ def recall_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
     runs  by name, what `tests.bench.live` stored
     """
     lines = [
-        "| photos | stage learned | cohort | probes | before the swap | after it | live after |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| photos | stage learned | cohort | probes | before the swap | after it |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name, run in runs.items():
         for stage in run["stages"]:
@@ -23,8 +23,35 @@ def recall_table(runs: Mapping[str, Mapping[str, Any]]) -> str:
                 after = floor["measured"]
                 lines.append(
                     f"| {name} | {stage['stage']} | {cohort} | {floor['probes']:,} "
-                    f"| {100 * (after - kept['measured']):.1f} % | {100 * after:.1f} % | {stage['seconds']:.0f} s |"
+                    f"| {100 * (after - kept['measured']):.1f} % | {100 * after:.1f} % |"
                 )
+    return "\n".join(lines)
+
+
+def bench_table(runs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]], method: str = "mutual") -> str:
+    """Recall@1 of all probes among the probes alone after each stage: through the loop, and by the bench of methods
+    with the same photos and numbers of steps, as Markdown.
+
+    runs  by name, what `tests.bench.live` and `trainer bench` stored
+    """
+    lines = [
+        "| photos | stage learned | probes | through the loop | by the bench, its seeds |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for name, (live, bench) in runs.items():
+        for stage in live["stages"]:
+            number = stage["stage"]
+            floors = [gate for gate in stage["gates"] if gate["name"].startswith("floor of cohort")]
+            alone = floors[: number + 1]  # the trainer's, which come before the server's
+            probes = sum(floor["probes"] for floor in alone)
+            found = sum(floor["measured"] * floor["probes"] for floor in alone)
+            seeds = [
+                run["milestones"][-1]["test"]["all"]["1"]
+                for run in bench["runs"]
+                if run["stage"] == number and run["method"] == (method if number else "initial")
+            ]
+            benched = ", ".join(f"{100 * recall:.1f} %" for recall in seeds)
+            lines.append(f"| {name} | {number} | {probes:,} | {100 * found / probes:.1f} % | {benched} |")
     return "\n".join(lines)
 
 

@@ -66,6 +66,11 @@ class DataDir:
     def watching(self) -> Path:
         return self.root / "watching"
 
+    def model_folders(self) -> list[Path]:
+        """Those of published models, by name; not what is still being written, or removed."""
+        found = self.models.iterdir() if self.models.is_dir() else ()
+        return sorted(path for path in found if not path.name.startswith("."))
+
     def model(self, model_id: str) -> Path:
         return self.models / model_id[:16]
 

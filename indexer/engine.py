@@ -48,6 +48,7 @@ from indexer.generation import (
     load_generation,
     load_info,
     publish_generation,
+    read_live,
     remove_stale,
     set_live,
     sweep_generations,
@@ -187,6 +188,8 @@ class Engine:
         while before() is not None and time.monotonic() < until:  # queries that began with it still hold it
             time.sleep(0.01)
         give_back_memory()
+        with contextlib.suppress(NotServing):  # it is live, whatever comes after
+            self._committer.run(self._merger.start_if_due)  # nobody may write for long
         return info
 
     @property
@@ -236,11 +239,12 @@ class Engine:
         encoder = Encoder.load(self.data.model(model), devices, threads)
         segment = Segment.build(np.empty((0, encoder.manifest.dimension), np.float32), np.empty(0, np.uint64))
         info = publish_generation(self.data, model, 0, segment)
-        set_live(self.data, info.number)
+        set_live(self.data, info.number, [swap.model for swap in self.catalogue.history.swaps()])
         return Generation(info, encoder, segment)
 
     def _model_of(self, number: int | None) -> str:
-        """The model of a damaged generation, as far as it can be told; otherwise the one model that is published.
+        """The model of a generation that is lost or damaged: as the generation itself says, or live.json, or the
+        history; otherwise the one model that is published.
 
         Errors: NotServing when there is none, or more than one.
         """
@@ -248,6 +252,11 @@ class Engine:
             with contextlib.suppress(GenerationDamaged):
                 return load_info(self.data, number).model
         found = published_models(self.data)
+        with contextlib.suppress(GenerationDamaged):
+            if (live := read_live(self.data)) is not None and live.model in found:
+                return live.model
+        if (last := self.catalogue.history.last_swap()) is not None and last.model in found:
+            return last.model
         if len(found) != 1:
             raise NotServing(
                 "there is no model to serve: export one with `python -m trainer export --data DIR`"
@@ -287,7 +296,7 @@ class Engine:
 def published_models(data: DataDir) -> list[str]:
     """Ids of the models in the data directory whose manifest can be read."""
     found = []
-    for folder in sorted(data.models.iterdir()) if data.models.is_dir() else ():
+    for folder in data.model_folders():
         try:
             found.append(load_manifest(folder, verify=False).id)
         except EverlookError as error:

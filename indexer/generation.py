@@ -26,7 +26,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -130,12 +130,13 @@ def publish_generation(
 
 
 def _next_number(data: DataDir) -> int:
-    """Above every number that is there, or that live.json still names: another generation's past is never inherited."""
+    """Above every number that is there, or that live.json or a verdict still names: another generation's past is never
+    inherited."""
     named: tuple[int, ...] = ()
     with contextlib.suppress(GenerationDamaged):  # the server rebuilds what is live, and names it anew
         live = read_live(data)
         named = (live.number, *live.been_live) if live else ()
-    return max((*numbers(data), *named), default=0) + 1
+    return max((*numbers(data), *named, *_judged(data)), default=0) + 1
 
 
 def load_info(data: DataDir, number: int) -> GenerationInfo:
@@ -175,8 +176,10 @@ class LiveFile:
     """The content of live.json."""
 
     number: int
+    model: str
+    """The id of its model."""
     been_live: tuple[int, ...]
-    """The numbers that were live before, ascending; those that are still there."""
+    """The numbers that were live before, the last one last; those that are still there."""
     models: tuple[str, ...]
     """The ids of all models that have been live, or are: none of them is ever a candidate again."""
 
@@ -187,7 +190,9 @@ def read_live(data: DataDir) -> LiveFile | None:
         return None
     try:
         raw = json.loads(data.live.read_text(encoding="utf-8"))
-        return LiveFile(int(raw["number"]), tuple(map(int, raw["been_live"])), tuple(map(str, raw["models"])))
+        return LiveFile(
+            int(raw["number"]), str(raw["model"]), tuple(map(int, raw["been_live"])), tuple(map(str, raw["models"]))
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GenerationDamaged(f"{data.live.name} cannot be read: {error}") from error
 
@@ -212,23 +217,29 @@ def live_model(data: DataDir) -> str | None:
     return None
 
 
-def set_live(data: DataDir, number: int) -> None:
-    """Makes `number` the one that is loaded at the next start."""
+def set_live(data: DataDir, number: int, been: Iterable[str] = ()) -> None:
+    """Makes `number` the one that is loaded at the next start.
+
+    been  ids of models that are known to have been live, where live.json may have been lost. Errors: GenerationDamaged
+    """
     try:
         live = read_live(data)
     except GenerationDamaged:
         live = None
-    been = {*live.been_live, live.number} - {number} if live else set()
-    kept = sorted(been.intersection(numbers(data)))
-    models = dict.fromkeys(live.models if live else ())
-    with contextlib.suppress(GenerationDamaged):
-        models[load_info(data, number).model] = None
-    write_json(data.live, {"number": number, "been_live": kept, "models": list(models)})
+    model, there = load_info(data, number).model, set(numbers(data))
+    before = [each for each in (*live.been_live, live.number) if each != number and each in there] if live else []
+    models = list(dict.fromkeys([*been, *(live.models if live else ()), model]))
+    write_json(data.live, {"number": number, "model": model, "been_live": before, "models": models})
 
 
 def numbers(data: DataDir) -> list[int]:
     """The generations on disk, ascending."""
     return sorted(int(path.name) for path in data.generations.iterdir() if path.name.isdigit())
+
+
+def _judged(data: DataDir) -> list[int]:
+    """The generations that have a verdict, whether they are there or not."""
+    return [int(path.stem) for path in data.verdicts.glob("*.json") if path.stem.isdigit()]
 
 
 def write_verdict(data: DataDir, number: int, gates: Sequence[Gate]) -> None:
@@ -270,7 +281,7 @@ def candidate_model(data: DataDir) -> Manifest | None:
     if live is None or current is None:
         return None
     taught = []
-    for folder in data.models.iterdir():
+    for folder in data.model_folders():
         with contextlib.suppress(Damaged):
             manifest, lineage = load_manifest(folder, verify=False), load_lineage(folder)
             if lineage.base == current and passed(load_gates(folder)):
@@ -343,16 +354,21 @@ def remove_stale(data: DataDir, keep: int) -> list[int]:
         stale = [number for number in numbers(data) if number not in kept]
         for number in stale:
             _remove(data, number)
+        for number in set(_judged(data)).difference(numbers(data)):
+            data.verdict(number).unlink()
     return stale
 
 
 def _kept(data: DataDir, live: LiveFile, current: str, keep: int) -> set[int]:
-    infos = _infos(data)
-    newest: dict[str, int] = {info.model: info.number for info in infos if info.number in live.been_live}
-    newest.pop(current, None)
-    kept = {live.number, *sorted(newest.values())[len(newest) - min(len(newest), keep - 1) :]}
+    infos = {info.number: info for info in _infos(data)}
+    last: dict[str, int] = {}  # of each model the generation that was live last, in the order of that
+    for number in live.been_live:
+        if number in infos and (model := infos[number].model) != current:
+            last.pop(model, None)
+            last[model] = number
+    kept = {live.number, *list(last.values())[max(0, len(last) - keep + 1) :]}
     rejected: list[int] = []
-    for info in infos:
+    for info in infos.values():
         with contextlib.suppress(Damaged):
             if info.model not in live.models and _is_candidate(data, info, current):
                 kept.add(info.number)
@@ -367,4 +383,3 @@ def _remove(data: DataDir, number: int) -> None:
     data.generation(number).rename(aside)
     fsync_path(data.generations)
     shutil.rmtree(aside)
-    data.verdict(number).unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from indexer.datadir import DataDir
 from indexer.errors import Damaged, EverlookError
 from indexer.files import STAGING, fsync_path
 from indexer.gates import load_gates, passed
-from indexer.generation import candidate_model, live_model, load_info, numbers
+from indexer.generation import State, candidate_model, live_model, load_info, numbers, state_of
 from indexer.lineage import load_lineage
 from indexer.model import Manifest, load_manifest
 
@@ -68,10 +68,12 @@ def _is_stale(data: DataDir, model: str) -> bool:
 
 
 def needed_models(data: DataDir) -> set[str] | None:
-    """The ids of the models whose vectors are needed; None where that cannot be told, or nothing is live yet."""
+    """The ids of the models whose vectors are needed; None where that cannot be told, or nothing is live yet. Of a
+    generation that was rejected only its reasons are."""
     try:
         live, candidate = live_model(data), candidate_model(data)
-        needed = {load_info(data, number).model for number in numbers(data)}
+        infos = [load_info(data, number) for number in numbers(data)]
+        needed = {info.model for info in infos if state_of(data, info) is not State.REJECTED}
     except Damaged:
         return None
     if live is None:
@@ -100,10 +102,9 @@ def stale_models(data: DataDir, now: float) -> list[Manifest]:
 def _readable(data: DataDir) -> list[Manifest]:
     """The models that can be read; what is to become of others an operator must decide."""
     found = []
-    for folder in sorted(data.models.iterdir()):
+    for folder in data.model_folders():
         with contextlib.suppress(Damaged):
-            if not folder.name.startswith("."):
-                found.append(load_manifest(folder, verify=False))
+            found.append(load_manifest(folder, verify=False))
     return found
 
 

@@ -17,6 +17,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -54,6 +55,7 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
 """Hears of a phase, "loading", "catching up", "checking" or "swap", how much of it is done, and of how much."""
 
+_LOADS = 3  # after which a candidate that does not load is rejected
 _WAIT_S = 0.05  # between two looks at whether a merge has ended
 
 
@@ -75,6 +77,7 @@ class Promoter:
     keep_generations: int
     _one: threading.Lock = field(default_factory=threading.Lock, init=False)
     _closing: bool = field(default=False, init=False)
+    _not_loaded: Counter[int] = field(default_factory=Counter, init=False)
 
     def promote(self, number: int, limits: RecallLimits, progress: Progress = _quiet) -> GenerationInfo:
         """Makes a generation live. A candidate is measured first, one that was live before is not.
@@ -128,25 +131,30 @@ class Promoter:
                 progress("swap", 0, 1)
                 self._check_closing()
                 self.committer.run(lambda: self._swap(rebuild, generation, gallery, gone)).result()
+                self._remove_stale()  # while no merge can be about to publish one of the model that is live
         finally:
             self.gallery.upcoming = None
         progress("swap", 1, 1)
         note_swap(self.data, self.catalogue, self.committer, info, again=state is State.PREVIOUS)
         log.info("generation %d is live after %.1f s", info.number, time.perf_counter() - began)
+        return info
+
+    def _remove_stale(self) -> None:
         try:
             remove_stale(self.data, self.keep_generations)
         except (OSError, Damaged) as error:
             log.warning("old generations could not be removed; the next swap tries again: %s", error)
-        return info
 
     def _loaded(self, info: GenerationInfo, state: State, progress: Progress) -> Generation:
-        """The generation, ready to answer at once. A candidate that does not load is rejected."""
+        """The generation, ready to answer at once. A candidate that does not load is rejected at the third attempt:
+        where memory or open files have run out, what is sound looks damaged."""
         progress("loading", 0, 1)
         try:
             generation = load_generation(self.data, info.number, self.devices, self.threads)
             generation.encoder.warm()
         except Damaged as error:
-            if state is State.CANDIDATE:
+            self._not_loaded[info.number] += 1
+            if state is State.CANDIDATE and self._not_loaded[info.number] >= _LOADS:
                 write_verdict(self.data, info.number, [Gate("loading", False, 0.0, 1.0, error.message)])
             raise
         generation.segment.use_gpus(self.devices.index_gpus)

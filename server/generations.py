@@ -8,7 +8,6 @@ from pathlib import Path
 
 from indexer.datadir import DataDir
 from indexer.errors import Damaged
-from indexer.files import STAGING
 from indexer.gates import Gate, cohort_recall, load_gates, passed
 from indexer.generation import GenerationInfo, State, gates_of, load_info, numbers, state_of
 from indexer.lineage import load_lineage
@@ -75,8 +74,8 @@ def _of_infos(
 def _rejected_models(data: DataDir, infos: Sequence[GenerationInfo], references: References) -> Iterator[pb.Generation]:
     """Models without a generation that never get one: they failed a gate, or cannot be read."""
     made = {data.model(info.model).name for info in infos}
-    for folder in data.models.iterdir():
-        if folder.name in made or folder.name.startswith(STAGING):
+    for folder in data.model_folders():
+        if folder.name in made:
             continue
         try:
             manifest, gates = load_manifest(folder, verify=False), load_gates(folder)

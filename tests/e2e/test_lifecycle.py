@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 import socket
 import threading
 import time
@@ -19,7 +20,10 @@ import clients
 from clients import Client, Item
 from everlook.v1 import everlook_pb2 as pb
 from indexer.datadir import DataDir
+from indexer.engine import Engine
+from indexer.generation import read_live
 from indexer.model import ONNX
+from tests.e2e.folders import publish_candidate
 from tests.e2e.photos import photo, slow_photo
 from tests.e2e.process import ServerProcess, run_to_end
 from tests.e2e.raw import TIMEOUT_S, Stubs, refusal
@@ -223,6 +227,32 @@ def test_a_port_that_is_taken_is_named(data: Path, flag: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- damage
+
+
+def test_a_backup_of_catalogue_and_models_is_enough_to_go_on_with_the_model_that_was_live(data: Path) -> None:
+    with ServerProcess(data) as server, server.client() as client:
+        list(client.ingest((Item(f"item-{seed}", "shelf"), photo(seed)) for seed in range(20)))
+        assert server.stop() == 0
+    with Engine(DataDir(data)) as engine:
+        first = engine.live.current.generation.model.id
+        abandoned = publish_candidate(engine.data, engine.catalogue, 3)
+        engine.promote(abandoned.number)
+        engine.promote(1)
+        learned = publish_candidate(engine.data, engine.catalogue, 1)
+        engine.promote(learned.number)
+    restored = data.with_name("restored")
+    restored.mkdir()
+    shutil.copy(data / "catalogue.db", restored)
+    shutil.copytree(data / "models", restored / "models")
+    with ServerProcess(restored) as server, server.client() as client:
+        generation = client.status().generation
+        assert generation is not None
+        assert generation.model.id == learned.model
+        assert client.search(image=photo(7), k=1).hits[0].id == "item-7"
+        assert server.stop() == 0
+    live = read_live(DataDir(restored))
+    assert live is not None
+    assert set(live.models) == {first, abandoned.model, learned.model}  # what was gone back from stays so
 
 
 def test_a_damaged_generation_is_built_again_from_the_catalogue(data: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import hashlib
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -248,13 +249,49 @@ def test_a_candidate_that_is_damaged_is_never_served(
 ) -> None:
     info = backfill(engine)
     spoil(engine.data, info)
-    with pytest.raises(Damaged):
-        engine.promote(info.number)
+    while candidate_generation(engine.data) is not None:
+        with pytest.raises(Damaged):
+            engine.promote(info.number)
     assert live_number(engine.data) == 1
-    assert candidate_generation(engine.data) is None
     put(engine, 12)
     assert found(engine) == {f"item-{seed}" for seed in range(13)}
     check_vectors(engine)
+
+
+def test_a_candidate_that_could_not_be_loaded_twice_is_promoted_when_it_can(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = backfill(engine)
+    load, short = indexer.promotion.load_generation, [True, True]
+
+    def load_with_little_memory(*arguments: Any) -> Any:
+        if short:
+            short.pop()
+            raise GenerationDamaged("there was no memory for it")
+        return load(*arguments)
+
+    monkeypatch.setattr(indexer.promotion, "load_generation", load_with_little_memory)
+    for _ in range(2):
+        with pytest.raises(GenerationDamaged):
+            engine.promote(info.number)
+    engine.promote(info.number)
+    assert live_number(engine.data) == info.number
+
+
+def test_what_has_gathered_in_the_delta_is_merged_after_a_promotion_though_nobody_writes(data: Path) -> None:
+    with Engine(DataDir(data), Options(merge_min_entries=5)) as engine:
+        info = backfill(engine)
+        for seed in range(4):
+            put(engine, seed)
+        engine.promote(info.number)
+        engine.promote(previous_generation(engine.data).number)  # type: ignore[union-attr] # there is one
+        put(engine, 4)
+        engine.promote(info.number)  # five items are in its delta
+        until = time.monotonic() + WAIT_S
+        while len(engine.live.current.view.delta):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert found(engine) == {f"item-{seed}" for seed in range(5)}
 
 
 def test_what_is_no_candidate_is_refused(engine: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -125,6 +126,13 @@ def test_a_model_that_has_a_generation_is_not_backfilled_again_nor_is_an_older_o
     assert candidate_model(data) is None
 
 
+def test_a_model_that_is_still_being_published_is_no_candidate(data: DataDir) -> None:
+    live(data, first := model(data, 0))
+    taught = data.model(model(data, 1, first, PASSED).id)
+    taught.rename(taught.with_name(f"{STAGING}{taught.name}-x"))  # whole, and killed before its renaming
+    assert candidate_model(data) is None
+
+
 def test_a_model_that_cannot_be_read_is_no_candidate(data: DataDir) -> None:
     live(data, first := model(data, 0))
     (data.model(model(data, 1, first).id) / MANIFEST).write_text("{")
@@ -197,6 +205,28 @@ def test_what_stays_is_what_is_live_what_can_be_and_the_reasons_of_the_last_refu
     assert remove_stale(data, keep=2) == [1]
     assert remove_stale(data, keep=1) == [3]
     assert numbers(data) == [4, 7, 9]
+
+
+def test_what_was_live_last_stays_though_its_number_is_lower(data: DataDir) -> None:
+    first = live(data, base := model(data, 0))
+    live(data, model(data, 1, base))
+    set_live(data, first.number)
+    live(data, model(data, 2, base))
+    remove_stale(data, 2)
+    previous = previous_generation(data)
+    assert previous is not None
+    assert previous.number == first.number
+    assert numbers(data) == [first.number, 3]
+
+
+def test_a_verdict_is_never_inherited(data: DataDir) -> None:
+    live(data, first := model(data, 0))
+    refused = generation(data, taught := model(data, 1, first, PASSED))
+    write_verdict(data, refused.number, [FAILED])
+    shutil.rmtree(data.generation(refused.number))  # as an operator may
+    assert state_of(data, generation(data, taught)) is State.CANDIDATE
+    remove_stale(data, 2)
+    assert list(data.verdicts.iterdir()) == []
 
 
 def test_the_verdict_on_a_generation_goes_with_it(data: DataDir) -> None:

@@ -30,6 +30,8 @@ class Drift:
     reference: float
     """Recall@1 when their stages went live."""
     reference_probes: int
+    probes: int
+    """Of these cohorts alone, now."""
     change: float
     """Recall@1 now, less the reference."""
     error: float
@@ -87,6 +89,7 @@ def drift(now: Sequence[CohortCounts], references: Mapping[int, CohortCounts]) -
     return Drift(
         sum(each.probes * reference.recall_1 for each, reference in pairs) / probes,
         sum(reference.probes for _, reference in pairs),
+        probes,
         sum(each.probes * (each.recall_1 - reference.recall_1) for each, reference in pairs) / probes,
         math.sqrt(sum((each.probes * _error(each, reference)) ** 2 for each, reference in pairs)) / probes,
     )

@@ -70,6 +70,7 @@ def _drifts(labels: dict[str, list[CohortCounts]], references: Mapping[int, Coho
     probes = _family("reference_probes", "Probes of the reference.", "cohort")
     change = _family("drift_ratio", "Recall@1 less its reference.", "cohort")
     error = _family("drift_error_ratio", "Standard error of the drift.", "cohort")
+    compared = _family("drift_probes", "Probes of the cohorts that have a reference.", "cohort")
     for label, cohorts in labels.items():
         found = drift(cohorts, references)
         if found is not None:
@@ -77,7 +78,8 @@ def _drifts(labels: dict[str, list[CohortCounts]], references: Mapping[int, Coho
             probes.add_metric([label], found.reference_probes)
             change.add_metric([label], found.change)
             error.add_metric([label], found.error)
-    yield from (reference, probes, change, error)
+            compared.add_metric([label], found.probes)
+    yield from (reference, probes, change, error, compared)
 
 
 def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -43,7 +43,7 @@ def test_drift_is_the_difference_of_two_shares_with_the_error_of_both() -> None:
     found = drift([counts(0, 60, 100)], {0: counts(0, 75, 90)})
     assert found is not None
     assert found.reference == pytest.approx(75 / 90)
-    assert found.reference_probes == 90
+    assert (found.reference_probes, found.probes) == (90, 100)
     assert found.change == pytest.approx(0.6 - 75 / 90)
     now, before = 61 / 102, 76 / 92
     assert found.error == pytest.approx(math.sqrt(now * (1 - now) / 100 + before * (1 - before) / 90))
@@ -86,6 +86,13 @@ def test_what_has_no_reference_has_no_drift_and_changes_that_of_no_other() -> No
     references = {0: counts(0, 80, 100), 7: counts(7, 0, 0)}
     alone = drift([counts(0, 60, 100)], references)
     assert alone == drift([counts(0, 60, 100), counts(7, 5, 5), counts(8, 5, 5), counts(None, 0, 90)], references)
+
+
+def test_probes_that_nothing_is_compared_with_are_not_behind_the_drift() -> None:
+    cohorts = [counts(0, 1, 3), counts(1, 200, 300), counts(None, 200, 300)]
+    found = drift(cohorts, {0: counts(0, 3, 3)})
+    assert found is not None
+    assert (found.probes, found.reference_probes) == (3, 3)
 
 
 def test_the_error_is_about_as_large_as_the_scatter_of_simulated_differences() -> None:

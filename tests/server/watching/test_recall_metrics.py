@@ -66,6 +66,7 @@ def test_drift_is_exposed_where_there_is_a_reference(page: Page) -> None:
     for label in ("all", "0"):
         assert page.value("reference_ratio", cohort=label) == 0.75
         assert page.value("reference_probes", cohort=label) == 80
+        assert page.value("drift_probes", cohort=label) == 100
         assert page.value("drift_ratio", cohort=label) == pytest.approx(-0.15)
         assert page.value("drift_error_ratio", cohort=label) == pytest.approx(
             0.0692, abs=1e-4
@@ -109,4 +110,4 @@ def test_labels_are_documented_as_they_are(page: Page) -> None:
         for family in page.registry.collect()
     }
     assert found == {name: facts for name, facts in documented().items() if name.startswith(P)}
-    assert len(found) == 10
+    assert len(found) == 11

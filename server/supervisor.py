@@ -131,7 +131,10 @@ class Supervisor:
         child, deaths = self.children[name], 0
         while True:
             began = time.monotonic()
-            child.last = await self._run(name)
+            try:
+                child.last = await self._run(name)
+            except (OSError, RuntimeError) as error:  # no file, thread or process is to be had
+                child.last = f"cannot be started: {error}"
             well = time.monotonic() - began >= self._patience.well_s
             deaths = 1 if well else deaths + 1
             pause_s = self._patience.pause_s(deaths)
@@ -142,11 +145,15 @@ class Supervisor:
             self._on_restart(name)
 
     async def _run(self, name: str) -> str:
-        """Runs one program to its end, and says how that was."""
+        """Runs one program to its end, and says how that was. Errors: OSError, RuntimeError when it cannot start."""
         child, (ours, theirs) = self.children[name], os.pipe()
         relay = threading.Thread(target=_relay, args=(name, ours), name=f"log of {name}", daemon=True)
-        relay.start()
         try:
+            try:
+                relay.start()
+            except RuntimeError:
+                os.close(ours)
+                raise
             process = await asyncio.create_subprocess_exec(
                 *self._commands[name],
                 stdin=self._pipe[0],
@@ -155,8 +162,6 @@ class Supervisor:
                 env={**os.environ, **self._environment, SUPERVISED: "1"},
                 start_new_session=True,
             )
-        except OSError as error:
-            return f"cannot be started: {error}"
         finally:
             os.close(theirs)  # so that the pipe ends with the program
         child.pid = process.pid

@@ -118,6 +118,27 @@ def test_a_program_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("missing", ["os.pipe", "threading.Thread.start"])
+def test_where_no_file_or_thread_is_to_be_had_it_is_tried_again(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with Supervisor({"trainer": waiting("trainer", tmp_path / "log")}, lambda name: None, HASTY) as programs:
+            child = programs.children["trainer"]
+            await until(lambda: child.pid > 0)
+            with monkeypatch.context() as patched:
+
+                def refuse(*_: object) -> None:
+                    raise {"os.pipe": OSError, "threading.Thread.start": RuntimeError}[missing]("there are too many")
+
+                patched.setattr(f"server.supervisor.{missing}", refuse)
+                os.kill(child.pid, signal.SIGKILL)
+                await until(lambda: "too many" in child.last)
+            await until(lambda: child.pid > 0)
+
+    asyncio.run(run())
+
+
 def test_the_programs_are_stopped_one_after_the_other_in_their_order(tmp_path: Path) -> None:
     log = tmp_path / "log"
 

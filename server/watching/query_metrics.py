@@ -66,7 +66,7 @@ class QueryMetrics(Collector):
         )
         self._distance = Gauge(
             "everlook_query_drift_distance",
-            "Distance of the last window: MMD squared, or the Kolmogorov-Smirnov statistic.",
+            "Distance of the last window: MMD squared, or how far best scores have fallen.",
             ["test"],
             registry=registry,
         )

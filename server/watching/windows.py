@@ -94,7 +94,7 @@ class QueryWindows:
         between()
         return {
             "mmd": compare_embeddings(first_vectors, vectors, self._width, self._rng, between=between),
-            "score": compare_scores(first_scores, scores),
+            "score": compare_scores(first_scores, scores, self._rng, between=between),
         }
 
 

@@ -10,9 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from server.watching.drift import (
+    Comparison,
     compare_embeddings,
     compare_scores,
     gaussian,
+    largest_falls,
     median_distance,
     mmd2,
     random_splits,
@@ -111,31 +113,98 @@ def test_samples_far_apart_get_the_least_p_value_there_is() -> None:
 
 def test_where_nothing_drifts_p_values_are_spread_evenly() -> None:
     """Of 200 pairs of windows about a tenth are below 0.1 and a half below 0.5, within four standard errors; at most as
-    many by the score test, which has few different values for small windows."""
+    many by the score test, whose statistic has few different values for small windows."""
     mmd, score = [], []
     for seed in range(200):
         x, y = normal(seed, 32), normal(10_000 + seed, 16)
         width = median_distance(x)
         mmd.append(compare_embeddings(x, y, width, np.random.default_rng(seed), permutations=39).p_value)
-        score.append(compare_scores(x[:, 0], y[:, 0]).p_value)
+        scores = compare_scores(x[:, 0], y[:, 0], np.random.default_rng(seed), permutations=39)
+        score.append(scores.p_value)
     for level in (0.1, 0.5):
         error = 4 * math.sqrt(level * (1 - level) / 200)
         assert abs(np.mean(np.array(mmd) <= level) - level) < error
         assert np.mean(np.array(score) <= level) - level < error
 
 
-def test_a_caller_may_give_way_between_parts_of_a_test() -> None:
+@pytest.mark.parametrize("compare", ["embeddings", "scores"])
+def test_a_caller_may_give_way_between_parts_of_a_test(compare: str) -> None:
     calls: list[int] = []
-    compare_embeddings(
-        normal(1, 4), normal(2, 4), 1.0, np.random.default_rng(0), permutations=130, between=lambda: calls.append(1)
-    )
+
+    def between() -> None:
+        calls.append(1)
+
+    x, y, rng = normal(1, 4), normal(2, 4), np.random.default_rng(0)
+    if compare == "embeddings":
+        compare_embeddings(x, y, 1.0, rng, permutations=130, between=between)
+    else:
+        compare_scores(x[:, 0], y[:, 0], rng, permutations=130, between=between)
     assert len(calls) == 3
 
 
-def test_the_score_test_measures_the_largest_gap_between_two_distributions() -> None:
-    # Below 0.45 lie three of four of the first and one of four of the second.
-    found = compare_scores(np.array([0.1, 0.2, 0.3, 0.9]), np.array([0.4, 0.5, 0.6, 0.95]))
-    assert found.distance == pytest.approx(0.75)
-    apart = compare_scores(np.linspace(0.0, 0.4, 30), np.linspace(0.5, 0.9, 20))
-    assert apart.distance == 1.0
-    assert apart.p_value < 1e-6
+# ---------------------------------------------------------------------------------------------------- scores
+
+
+def fall_by_loops(reference: Points, window: Points) -> float:
+    """The largest excess of the window's share up to a score over the reference's, one score at a time."""
+
+    def share(of: Points, most: float) -> float:
+        return sum(score <= most for score in of) / len(of)
+
+    return max(share(window, score) - share(reference, score) for score in [*reference, *window])
+
+
+def drawn_scores(seed: int, count: int) -> Points:
+    """Scores of which many are equal."""
+    return np.random.default_rng(seed).integers(0, 6, count) / 10
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_score_tests_p_value_is_the_share_of_splits_that_fall_as_far(seed: int) -> None:
+    x, y = drawn_scores(seed, 7), drawn_scores(100 + seed, 5) - 0.1 * (seed % 2)
+    found = compare_scores(x, y, np.random.default_rng(8), permutations=70)
+    pooled = np.sort(np.concatenate([x, y]))
+    as_far, rng = 1, np.random.default_rng(8)
+    for size in (64, 6):  # as many as are worked out together
+        for side in random_splits(rng, 7, 5, size).T:
+            as_far += fall_by_loops(pooled[side], pooled[~side]) >= fall_by_loops(x, y) - 1e-12
+    assert found.distance == pytest.approx(fall_by_loops(x, y), abs=1e-12)
+    assert found.p_value == as_far / 71
+
+
+def test_the_falls_of_all_splits_of_a_few_scores_are_those_of_loops() -> None:
+    scores = np.array([0.1, 0.2, 0.2, 0.2, 0.3, 0.5])
+    sides = np.array([side for side in itertools.product([True, False], repeat=6) if sum(side) == 4]).T
+    wanted = [fall_by_loops(scores[side], scores[~side]) for side in sides.T]
+    assert len(wanted) == 15
+    assert largest_falls(scores, sides) / 8 == pytest.approx(wanted)
+
+
+def rng_of(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_scores_that_fall_drift_and_scores_that_rise_by_as_much_are_the_same() -> None:
+    # Below 0.45 lie three of four of the second and one of four of the first.
+    high, low = np.array([0.4, 0.5, 0.6, 0.95]), np.array([0.1, 0.2, 0.3, 0.9])
+    assert compare_scores(high, low, rng_of()).distance == pytest.approx(0.75)
+    assert compare_scores(low, high, rng_of()).distance == 0.0
+    assert compare_scores(low, high, rng_of()).p_value == 1.0
+    far, above = np.linspace(0.0, 0.4, 20), np.linspace(0.5, 0.9, 30)
+    assert compare_scores(above, far, rng_of()) == Comparison(1.0, 0.001)
+    assert compare_scores(far, above, rng_of()) == Comparison(0.0, 1.0)
+
+
+def test_scores_that_are_all_equal_have_not_fallen() -> None:
+    """With shares compared within a run of equal scores they would have, for any order of the two samples."""
+    assert compare_scores(np.ones(8), np.ones(5), rng_of(), permutations=99) == Comparison(0.0, 1.0)
+
+
+def test_best_scores_in_a_gallery_of_twice_the_size_have_not_drifted() -> None:
+    """More of it is near each query: as scores they differ, and none has fallen."""
+    points = normal(3, 2000, 16)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    gallery, asked = points[:1600], points[1600:]
+    before, after = (asked[:250] @ gallery[:800].T).max(axis=1), (asked[250:] @ gallery.T).max(axis=1)
+    assert compare_scores(after, before, rng_of()).p_value < 0.01
+    assert compare_scores(before, after, rng_of()).p_value > 0.9

@@ -95,7 +95,7 @@ def with_tables(page: str) -> str:
         "loop_bench": loop.bench_table(
             {name: (stored(f"live-{name}"), stored(bench)) for name, bench in BENCHED.items()}
         ),
-        "loop_cost": loop.cost_table(stored("swaps"), stored("calm"), stored("backfill")),
+        "loop_cost": loop.cost_table(stored("swaps"), stored("calm"), stored("backfill"), stored("watching")),
     }
     for name, table in tables.items():
         begin, end = f"<!-- {name}: tests/bench -->\n", f"\n<!-- {name}: end -->"

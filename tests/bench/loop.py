@@ -55,10 +55,12 @@ def bench_table(runs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]],
     return "\n".join(lines)
 
 
-def cost_table(swaps: Mapping[str, Any], calm: Mapping[str, Any], backfill: Mapping[str, Any]) -> str:
-    """What swaps and backfills cost, each a ratio within one run, as Markdown.
+def cost_table(
+    swaps: Mapping[str, Any], calm: Mapping[str, Any], backfill: Mapping[str, Any], watching: Mapping[str, Any]
+) -> str:
+    """What swaps, backfills and watching cost, each a ratio within one run, as Markdown.
 
-    swaps, calm, backfill  what the benches of these names stored
+    swaps, calm, backfill, watching  what the benches of these names stored
     """
     full, half = calm["loads"]["full"], calm["loads"]["half"]
     rows = [
@@ -71,7 +73,8 @@ def cost_table(swaps: Mapping[str, Any], calm: Mapping[str, Any], backfill: Mapp
         (
             f"memory after {swaps['swaps']} swaps, to that after 3",
             f"{swaps['memory_ratio']:.2f}",
-            f"{swaps['memory_mib'][-1]:.0f} MiB to {swaps['memory_mib'][2]:.0f} MiB",
+            f"{swaps['memory_mib'][-1]:.0f} MiB to {swaps['memory_mib'][2]:.0f} MiB; after any of them"
+            f" {min(swaps['memory_mib']):.0f} to {max(swaps['memory_mib']):.0f} MiB",
         ),
         (
             f"p99 with a backfill beside, to that without: {calm['callers']} callers without a pause",
@@ -88,5 +91,14 @@ def cost_table(swaps: Mapping[str, Any], calm: Mapping[str, Any], backfill: Mapp
             f"{backfill['ratio']:.2f}",
             f"{backfill['photos']:,} photos",
         ),
+        _watching_row("searches a second with all watching on, to that with all off", watching, "full", "per_s"),
+        _watching_row(
+            "p99 with all watching on, to that with all off, at half of their rate", watching, "half", "p99_ms"
+        ),
     ]
     return "\n".join(["| | ratio | |", "|---|---:|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _watching_row(words: str, watching: Mapping[str, Any], load: str, figure: str) -> tuple[str, str, str]:
+    low, middle, high = watching["loads"][load][f"{figure}_ratio_quartiles"]
+    return words, f"{middle:.2f}", f"quartiles {low:.2f} to {high:.2f} of {watching['rounds']} rounds"

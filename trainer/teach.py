@@ -2,6 +2,7 @@
 
     stages/<n>/schedule.json  how it is done, from its first step on
                checkpoint.pt  what training goes on from
+               attempts.json  how often the machine failed it: see `trainer.attempts`
                candidates/    exported models, to be measured
 
 | crash at this step               | found so at restart                                                             |
@@ -50,7 +51,7 @@ from indexer.generation import live_model
 from indexer.lineage import LINEAGE, Lineage, load_lineage
 from indexer.model import ONNX, Manifest, load_manifest, publish_model
 from indexer.stages import Outcome, Training
-from trainer import export, methods, probing, recipe
+from trainer import attempts, export, methods, probing, recipe
 from trainer import memory as memories
 from trainer.augment import Augmentation
 from trainer.candidate import Candidate, Measure
@@ -159,8 +160,9 @@ def teach(
 ) -> Outcome:
     """Does a training, or what is left of it; the caller records its outcome.
 
-    What goes wrong with this training is its outcome: the same would go wrong again. Errors: `TRY_AGAIN`, and what
-    `watcher` raises but Cancelled; the next call goes on.
+    What goes wrong with this training is its outcome: the same would go wrong again. Errors: `TRY_AGAIN`, which the
+    machine's faults become a few times in a row (`attempts`), and what `watcher` raises but Cancelled; the next call,
+    in a process of its own, goes on.
     """
     try:
         published = _published(data, training)
@@ -172,8 +174,14 @@ def teach(
     except TRY_AGAIN:
         raise
     except Exception as error:
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        if attempts.of_the_machine(error):
+            if (number := attempts.count(data.stage(training.number))) < attempts.MOST:
+                again = f"the next start goes on (attempt {number} of {attempts.MOST})"
+                raise Overloaded(f"training {training.number}: {words}; {again}") from error
+            words += f", {number} times with no new checkpoint between"
         log.exception("training %d failed", training.number)
-        return Outcome("failed", (str(error) or type(error).__name__).splitlines()[0])
+        return Outcome("failed", words)
 
 
 def load_base(data: DataDir, training: Training) -> Base:

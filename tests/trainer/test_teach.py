@@ -21,6 +21,7 @@ from indexer import stages
 from indexer.datadir import DataDir
 from indexer.devices import CPU, Devices
 from indexer.encoder import Encoder
+from indexer.errors import Overloaded
 from indexer.gates import RecallLimits, load_gates
 from indexer.generation import candidate_model
 from indexer.images import preprocess
@@ -249,6 +250,69 @@ class TestFullDisk:
                 taught(shop, training)
         assert stages.load(shop.data, 1) == (training, None)
         assert same(taught(shop, training), whole)
+
+
+class TestTheMachineFails:
+    """Memory that is short, and a GPU that is lost, say nothing of a training: kill -9 would have been gone on from."""
+
+    ERRORS = (
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+    )
+
+    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    def test_the_next_start_goes_on_to_the_same_end(self, error: Exception, shop: Shop, whole: Outcome) -> None:
+        training = shop.begin()
+        with pytest.raises(Overloaded, match=r"training 1: .*; the next start goes on \(attempt 1 of 3\)"):
+            taught(shop, training, watcher=Watcher(error, "training", 7))
+        assert stages.load(shop.data, 1) == (training, None)
+        again = Watcher()
+        assert same(taught(shop, training, watcher=again), whole)
+        assert [done for phase, done, _ in again.told if phase == "training"] == [0, *range(8, 13)]
+
+    def test_three_times_with_no_new_checkpoint_between_it_has_failed(self, shop: Shop) -> None:
+        training = shop.begin()
+        for phase, done, number in [
+            ("training", 0, 1),
+            ("training", 0, 2),
+            ("training", 7, 1),  # which leaves a checkpoint
+            ("training", 0, 2),
+            ("training", 9, 1),
+            ("exporting", 0, 1),
+            ("gates", 12, 2),
+        ]:
+            with pytest.raises(Overloaded, match=f"attempt {number} of 3"):
+                taught(shop, training, watcher=Watcher(MemoryError(), phase, done))
+        outcome = taught(shop, training, watcher=Watcher(MemoryError("too large"), "exporting", 1))
+        assert (outcome.state, outcome.reason) == ("failed", "too large, 3 times with no new checkpoint between")
+        assert {path.name for path in shop.data.stage(1).iterdir()} == {"stage.json", "outcome.json"}
+
+    def test_killed_before_the_count_is_written_that_attempt_is_not_counted(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        training, replace_file = shop.begin(), os.replace
+
+        def replaced(old: str, new: Path) -> None:
+            kill() if Path(new).name == "attempts.json" else replace_file(old, new)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replaced)
+            patch.setattr(os, "unlink", lambda path: None)
+            with pytest.raises(Killed):
+                taught(shop, training, watcher=Watcher(MemoryError(), "training", 0))
+        with pytest.raises(Overloaded, match="attempt 1 of 3"):
+            taught(shop, training, watcher=Watcher(MemoryError(), "training", 0))
+        taught(shop, training)
+        assert {path.name for path in shop.data.stage(1).iterdir()} == {"stage.json", "outcome.json"}
+
+    def test_a_count_that_cannot_be_read_begins_anew(self, shop: Shop) -> None:
+        training = shop.begin()
+        (shop.data.stage(1) / "attempts.json").write_text("[")
+        with pytest.raises(Overloaded, match="attempt 1 of 3"):
+            taught(shop, training, watcher=Watcher(MemoryError(), "training", 0))
 
 
 class TestFailed:

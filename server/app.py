@@ -186,7 +186,7 @@ class App:
             every_s=settings.recall_every_s,
             most_probes=settings.recall_probes,
         )
-        probes.on_measured.append(RecallMetrics(metrics.registry, probes.last).observe)
+        probes.on_measured.append(RecallMetrics(metrics.registry, probes.last, engine.history.after_last_swap).observe)
         probes.on_measured.append(
             lambda measured: queries.know_probes(measured.model, [each.place.score for each in measured.probes])
         )
@@ -281,7 +281,13 @@ def recall_limits(settings: Settings) -> RecallLimits:
 
 def watch_limits(settings: Settings) -> WatchLimits:
     """What is watched of the live queries."""
-    return WatchLimits(settings.watch_share, settings.drift_reference, settings.drift_window, settings.drift_alpha)
+    return WatchLimits(
+        share=settings.watch_share,
+        reference=settings.drift_reference,
+        reference_s=settings.drift_reference_s,
+        window=settings.drift_window,
+        alpha=settings.drift_alpha,
+    )
 
 
 def image_limits(settings: Settings) -> ImageLimits:

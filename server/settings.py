@@ -105,7 +105,9 @@ class Settings(BaseSettings):
     watch_share: float = Field(_WATCH.share, ge=0, le=1)
     """Share of the live searches that are repeated exactly and compared with earlier ones; 0 watches none."""
     drift_reference: int = Field(_WATCH.reference, ge=16, le=2048)
-    """Watched queries, the first after a model went live, that later ones are compared with."""
+    """Watched queries, of the first after a model went live, that later ones are compared with."""
+    drift_reference_s: float = Field(_WATCH.reference_s, ge=0)
+    """Seconds over which they are drawn, at the least; they are as many as they are to be however long that takes."""
     drift_window: int = Field(_WATCH.window, ge=16, le=1024)
     """Watched queries that are compared with them together."""
     drift_alpha: float = Field(_WATCH.alpha, gt=0.001, lt=1)

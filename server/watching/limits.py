@@ -13,6 +13,8 @@ class WatchLimits:
     """Of live searches, that is watched."""
     reference: int = 512
     """Queries in the reference window."""
+    reference_s: float = 3600.0
+    """Time for which the reference is drawn, at the least."""
     window: int = 256
     """Queries in each live window."""
     alpha: float = 0.01

@@ -53,7 +53,7 @@ class QueryWatch:
         self._live = live
         self._limits = limits
         self._metrics = QueryMetrics(registry)
-        self._windows = QueryWindows(data, limits.reference, limits.window, np.random.default_rng(seed))
+        self._windows = QueryWindows(data, limits, np.random.default_rng(seed))
         self._index_recall = IndexRecallCount(live.current.generation.number)
         self._pace = Pace()
         self._stopping = False

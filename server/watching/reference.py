@@ -1,6 +1,6 @@
-"""The reference windows on the disk: the queries that came first after each model went live.
+"""The reference windows: a sample of the queries that came first after each model went live, kept on the disk.
 
-    watching/<model>.npz    vectors and best scores, in the order in which they came; no photos
+    watching/<model>.npz    vectors and best scores, how many queries they were drawn from, and since when; no photos
 
 They belong to a model, so that a restart neither loses one nor begins it anew, and a rollback finds its own again.
 
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import io
 import logging
-import zipfile
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -35,33 +35,65 @@ Query = tuple[NDArray[np.float32], float]
 """The vector (D,) of a query, and its best score."""
 
 
+@dataclass
+class Reference:
+    """Queries, and what they were drawn from."""
+
+    queries: list[Query] = field(default_factory=list)
+    seen: int = 0
+    """How many queries they were drawn from."""
+    began: float = math.inf
+    """Unix time of the first of those."""
+
+    def draw(self, query: Query, now: float, most: int, rng: np.random.Generator) -> None:
+        """Takes one more query: all of the first `most`, then each by chance in the place of another, so that those of
+        every moment are as likely to be in (reservoir sampling; J. S. Vitter, ACM TOMS 11 (1985), algorithm R)."""
+        self.began = min(self.began, now)  # a clock that was put back must not put off the end
+        self.seen += 1
+        if len(self.queries) < most:
+            self.queries.append(query)
+        elif (place := int(rng.integers(self.seen))) < most:
+            self.queries[place] = query
+
+
 def path_of(data: DataDir, model: str) -> Path:
     """Where the reference of a model is kept, under the name of the model's folder."""
     return data.watching / f"{data.model(model).name}{_SUFFIX}"
 
 
-def save(data: DataDir, model: str, queries: Sequence[Query]) -> None:
+def save(data: DataDir, model: str, reference: Reference) -> None:
     """Replaces the reference of a model in one step. Errors: OSError."""
     file = io.BytesIO()
-    vectors = np.array([vector for vector, _ in queries], np.float32)
-    np.savez(file, model=np.array(model), vectors=vectors, scores=np.array([score for _, score in queries]))
+    vectors = np.array([vector for vector, _ in reference.queries], np.float32)
+    scores = np.array([score for _, score in reference.queries])
+    np.savez(file, model=model, vectors=vectors, scores=scores, seen=reference.seen, began=reference.began)
     write_bytes(path_of(data, model), file.getvalue())
 
 
-def load(data: DataDir, model: str) -> list[Query]:
-    """The reference of a model, as far as it was saved. One that is damaged, or another model's, is none."""
+def load(data: DataDir, model: str) -> Reference:
+    """The reference of a model, as far as it was saved. One that cannot be read, or is another model's, is none."""
     path = path_of(data, model)
-    if not path.exists():
-        return []
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return Reference()
+    except OSError as error:
+        return _begun_anew(path, error)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             vectors, scores, of = file["vectors"], file["scores"], str(file["model"])
-        if of != model or vectors.ndim != 2 or scores.shape != (len(vectors),):
+            seen, began = int(file["seen"]), float(file["began"])
+        if of != model or vectors.ndim != 2 or scores.shape != (len(vectors),) or seen < len(vectors):
             raise ValueError("it is of another model, or its parts do not fit")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        log.warning("the reference window %s cannot be read, and is begun anew: %s", path.name, error)
-        return []
-    return list(zip(vectors.astype(np.float32), scores.tolist(), strict=True))
+        queries = list(zip(vectors.astype(np.float32), scores.tolist(), strict=True))
+    except Exception as error:  # bytes that have changed make numpy and its readers of archives fail in any way
+        return _begun_anew(path, error)
+    return Reference(queries, seen, began)
+
+
+def _begun_anew(path: Path, error: Exception) -> Reference:
+    log.warning("the reference window %s cannot be read, and is begun anew: %r", path.name, error)
+    return Reference()
 
 
 def tidy(data: DataDir) -> None:

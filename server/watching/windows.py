@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -12,35 +13,45 @@ from numpy.typing import NDArray
 from indexer.datadir import DataDir
 from server.watching import reference
 from server.watching.drift import Comparison, compare_embeddings, compare_scores, median_distance
-from server.watching.reference import Query
+from server.watching.limits import WatchLimits
+from server.watching.reference import Query, Reference
 
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY: Final = 64  # queries of a reference that a kill may lose
+_SAVE_SHARE: Final = 8  # of a longer one an eighth, so that it is written seldom however many queries come
 
 
 class QueryWindows:
-    """The first queries after a model went live make its reference; each full window after them is tested against it.
+    """The queries of the first while after a model went live make its reference, a sample of them where they are many;
+    each full window after them is tested against it.
 
     For one thread; `gathered` may be read by any.
     """
 
-    def __init__(self, data: DataDir, reference: int, window: int, rng: np.random.Generator) -> None:
-        """`reference` and `window` are how many queries make each."""
+    def __init__(
+        self,
+        data: DataDir,
+        limits: WatchLimits,
+        rng: np.random.Generator,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` tells the Unix time, which goes on while the server does not run."""
         self._data = data
-        self._most_reference = reference
-        self._most_window = window
+        self._limits = limits
         self._rng = rng
+        self._clock = clock
         self._model = ""
-        self._reference: list[Query] = []
+        self._reference = Reference()
         self._saved = 0
+        self._formed = False
         self._window: list[Query] = []
         self._width: float | None = None
 
     @property
     def gathered(self) -> int:
         """Queries in the reference window."""
-        return len(self._reference)
+        return len(self._reference.queries)
 
     def follow(self, model: str) -> None:
         """Goes on with the reference of this model, as far as there is one, and begins a live window."""
@@ -51,11 +62,10 @@ class QueryWindows:
             reference.tidy(self._data)
         except OSError as error:
             log.warning("reference windows of models that are gone could not be removed: %s", error)
-        self._model = model
-        self._reference = reference.load(self._data, model)[: self._most_reference]
-        self._saved = len(self._reference)
-        self._window = []
-        self._width = None
+        found = reference.load(self._data, model)
+        del found.queries[self._limits.reference :]
+        self._model, self._reference, self._saved = model, found, found.seen
+        self._formed, self._window, self._width = False, [], None
 
     def add(
         self, vector: NDArray[np.float32], score: float, between: Callable[[], None] = lambda: None
@@ -63,13 +73,13 @@ class QueryWindows:
         """Takes one query: its embedding (D,), and its best score. Returns what the tests say where a window is full;
         `between` is called during them, every few milliseconds."""
         query = (vector.copy(), score)  # a row of a batch would keep the batch
-        if len(self._reference) < self._most_reference:
-            self._reference.append(query)
-            if self.gathered == self._most_reference or self.gathered % _SAVE_EVERY == 0:
+        if not self._has_formed():
+            self._reference.draw(query, self._clock(), self._limits.reference, self._rng)
+            if self._reference.seen - self._saved >= max(_SAVE_EVERY, self._saved // _SAVE_SHARE):
                 self.save()
             return {}
         self._window.append(query)
-        if len(self._window) < self._most_window:
+        if len(self._window) < self._limits.window:
             return {}
         self.save()  # where the disk was full before
         window, self._window = self._window, []
@@ -77,17 +87,25 @@ class QueryWindows:
 
     def save(self) -> None:
         """Puts what has been gathered of the reference on the disk. Where that fails, it is tried again later."""
-        if len(self._reference) == self._saved:
+        if self._reference.seen == self._saved:
             return
         try:
             reference.save(self._data, self._model, self._reference)
         except OSError as error:
             log.warning("the reference window could not be saved: %s", error)
         else:
-            self._saved = len(self._reference)
+            self._saved = self._reference.seen
+
+    def _has_formed(self) -> bool:
+        """Whether the reference is full, and its time is over; it then stays as it is."""
+        if not self._formed and self.gathered == self._limits.reference:
+            self._formed = self._clock() - self._reference.began >= self._limits.reference_s
+            if self._formed:
+                self.save()
+        return self._formed
 
     def _compare(self, window: list[Query], between: Callable[[], None]) -> Mapping[str, Comparison]:
-        first_vectors, first_scores = _arrays(self._reference)
+        first_vectors, first_scores = _arrays(self._reference.queries)
         vectors, scores = _arrays(window)
         if self._width is None:
             self._width = median_distance(first_vectors)

@@ -179,7 +179,13 @@ def exposed(server: Running) -> dict[str, Metric]:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server that watches each of its searches, after as many as make a reference and a window, and often its probes,
     of which there are enough for a floor."""
-    settings = {"watch_share": 1.0, "drift_reference": 16, "drift_window": 16, "recall_every_s": 0.2}
+    settings = {
+        "watch_share": 1.0,
+        "drift_reference": 16,
+        "drift_reference_s": 0,
+        "drift_window": 16,
+        "recall_every_s": 0.2,
+    }
     with running(tmp_path_factory.mktemp("watched"), **settings) as server:
         for n in range(150):
             server.put(item(f"i{n}", f"c{n % 2}"), photo(n))

@@ -149,9 +149,9 @@ def fall_by_loops(reference: Points, window: Points) -> float:
     """The largest excess of the window's share up to a score over the reference's, one score at a time."""
 
     def share(of: Points, most: float) -> float:
-        return sum(score <= most for score in of) / len(of)
+        return sum(score <= most for score in of.tolist()) / len(of)
 
-    return max(share(window, score) - share(reference, score) for score in [*reference, *window])
+    return max(share(window, score) - share(reference, score) for score in [*reference.tolist(), *window.tolist()])
 
 
 def drawn_scores(seed: int, count: int) -> Points:

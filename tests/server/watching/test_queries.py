@@ -43,7 +43,7 @@ class Watched:
             data.model(model).mkdir(exist_ok=True)
         self.live = Live(serving)
         self.registry = CollectorRegistry()
-        limits = WatchLimits(share, reference=100, window=50)
+        limits = WatchLimits(share, reference=100, reference_s=0.0, window=50)
         self.watch = QueryWatch(data, self.live, self.registry, limits, seed=0)
         self.watch._pace.rest = lambda: None  # type: ignore[method-assign]  # nobody else wants the processor
         self.watch.follow()

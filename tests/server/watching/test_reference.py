@@ -12,7 +12,7 @@ import pytest
 from indexer.datadir import DataDir
 from indexer.files import STAGING
 from server.watching import reference
-from server.watching.reference import Query
+from server.watching.reference import Query, Reference
 from tests.indexer.vectors import clustered
 
 MODEL, OTHER = "a" * 64, "b" * 64
@@ -27,13 +27,15 @@ def data(tmp_path: Path) -> DataDir:
     return data
 
 
-def queries(count: int, seed: int = 0) -> list[Query]:
-    return [(vector, 0.5 + n / 1000) for n, vector in enumerate(clustered(count, 8, 4, seed=seed))]
+def queries(count: int, seed: int = 0) -> Reference:
+    found: list[Query] = [(vector, 0.5 + n / 1000) for n, vector in enumerate(clustered(count, 8, 4, seed=seed))]
+    return Reference(found, 3 * count, 1000.5)
 
 
-def equal(a: list[Query], b: list[Query]) -> bool:
-    same = all(np.array_equal(x, y) and s == t for (x, s), (y, t) in zip(a, b, strict=False))
-    return len(a) == len(b) and same
+def equal(a: Reference, b: Reference) -> bool:
+    pairs = zip(a.queries, b.queries, strict=False)
+    same = all(np.array_equal(x, y) and s == t for (x, s), (y, t) in pairs)
+    return len(a.queries) == len(b.queries) and (a.seen, a.began) == (b.seen, b.began) and same
 
 
 def test_what_was_saved_is_loaded_to_the_bit_and_in_its_order(data: DataDir) -> None:
@@ -44,7 +46,7 @@ def test_what_was_saved_is_loaded_to_the_bit_and_in_its_order(data: DataDir) -> 
 
 
 def test_a_model_without_a_reference_has_none(data: DataDir) -> None:
-    assert reference.load(data, MODEL) == []
+    assert reference.load(data, MODEL) == Reference()
 
 
 def test_a_kill_while_the_file_is_written_leaves_the_one_before(data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +96,7 @@ def test_a_kill_while_references_are_removed_leaves_the_rest_to_the_next_start(
     assert list(data.watching.iterdir()) == []
 
 
-@pytest.mark.parametrize("spoil", ["cut off", "altered", "empty", "another model's"])
+@pytest.mark.parametrize("spoil", ["cut off", "altered", "empty", "another format", "no file", "another model's"])
 def test_a_damaged_file_is_no_reference_and_the_log_says_so(
     data: DataDir, spoil: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,14 +106,20 @@ def test_a_damaged_file_is_no_reference_and_the_log_says_so(
     if spoil == "cut off":
         path.write_bytes(content[: len(content) // 2])
     elif spoil == "altered":
-        at = content.index(queries(50)[0][0].tobytes())
+        at = content.index(queries(50).queries[0][0].tobytes())
         content[at] ^= 0xFF
         path.write_bytes(content)
     elif spoil == "empty":
         path.write_bytes(b"")
+    elif spoil == "another format":
+        content[content.index(b"PK\x01\x02") + 10] = 99  # a compression that there is none of: NotImplementedError
+        path.write_bytes(content)
+    elif spoil == "no file":
+        path.unlink()
+        path.mkdir()
     else:
         reference.save(data, OTHER, queries(50))
         path.write_bytes(reference.path_of(data, OTHER).read_bytes())
     with caplog.at_level(logging.WARNING):
-        assert reference.load(data, MODEL) == []
+        assert reference.load(data, MODEL) == Reference()
     assert "is begun anew" in caplog.text

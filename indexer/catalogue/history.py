@@ -2,7 +2,7 @@
 
 One row of `recall` for each cohort of a measurement, all with the same time; one row of `swaps` for each generation of
 another model that went live. The reference of a cohort is what was measured right after the swap at which its stage
-went live: `reference_swaps` finds that, in the lineage of any model.
+went live: `reference_swaps` finds that, in the lineage of any model. `after_last_swap` is where the live model began.
 
 What was measured after swaps is kept for good. Of the rest there is everything of the last 30 days, and one a day
 before.
@@ -146,6 +146,19 @@ class History:
                     if row.at >= pairs[row.model, row.cohort].at:
                         references.setdefault(row.cohort, _counts(row))
         return references
+
+    def after_last_swap(self, model: str) -> dict[int, CohortCounts]:
+        """What each cohort measured right after the latest swap, which made this model live; empty where that has not
+        been measured, or another model went live."""
+        swap = self.last_swap()
+        if swap is None or swap.model != model:
+            return {}
+        made = (recall.c.cause == Cause.SWAP.value, recall.c.model == model, recall.c.at >= swap.at)
+        first = select(func.min(recall.c.at)).where(*made).scalar_subquery()
+        query = select(*_RECALL).where(*made, recall.c.at == first)
+        with self._database.read() as connection:
+            rows = connection.execute(query).all()
+        return {row.cohort: _counts(row) for row in rows if row.cohort is not None}
 
     # -------------------------------------------------------------------------------------------------- writes
 

@@ -2,7 +2,8 @@
 
 Drift is Recall@1 now less Recall@1 when the stage went live. Both are shares of probes, and the probes are not the
 same: some have come, some have gone, and where there are many a sample is searched. The error is therefore that of the
-difference of two independent shares.
+difference of two independent shares. What has changed since the latest swap is reckoned in the same way, with what was
+measured right after it for the reference.
 
 Where cohorts are taken together, drift is the mean of theirs, weighted with their probes now: cohorts that have grown
 at different rates move the pooled share without any of them having changed.

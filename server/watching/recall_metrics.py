@@ -5,7 +5,7 @@ Until the live model has been measured there is no series: an alert must not fir
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -22,8 +22,16 @@ _SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 class RecallMetrics(Collector):
     """Gauges of the last measurement, made at each scrape, and how long measurements take."""
 
-    def __init__(self, registry: CollectorRegistry, last: Callable[[], Measured | None]) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        last: Callable[[], Measured | None],
+        after_last_swap: Callable[[str], Mapping[int, CohortCounts]],
+    ) -> None:
+        """`after_last_swap` says what each cohort measured right after this model went live, the last time it did."""
         self._last = last
+        self._after_last_swap = after_last_swap
+        self._began: tuple[str, Mapping[int, CohortCounts]] = "", {}  # of which model, and what was measured then
         self._seconds = Histogram(
             "everlook_probe_recall_seconds",
             "Time of one measurement of probe recall, pauses included.",
@@ -33,8 +41,9 @@ class RecallMetrics(Collector):
         registry.register(self)
 
     def observe(self, measured: Measured) -> None:
-        """Counts a measurement in."""
+        """Counts a measurement in. Errors: those of the history."""
         self._seconds.observe(measured.seconds)
+        self._began = measured.model, self._after_last_swap(measured.model)
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
@@ -43,7 +52,9 @@ class RecallMetrics(Collector):
         measured = self._last()
         labels = labelled(measured.measurement.cohorts) if measured is not None else {}
         yield from _recalls({label: merged(cohorts) for label, cohorts in labels.items()})
-        yield from _drifts(labels, measured.references if measured is not None else {})
+        yield from _drifts(_DRIFT, labels, measured.references if measured is not None else {})
+        model, began = self._began
+        yield from _drifts(_SINCE_SWAP, labels, began if measured is not None and measured.model == model else {})
         taken = _family("timestamp_seconds", "Unix time at which probe recall was measured.")
         if measured is not None:
             taken.add_metric([], measured.measurement.at)
@@ -65,21 +76,36 @@ def _recalls(counts: dict[str, CohortCounts]) -> Iterator[Metric]:
     yield from (ratio, low, high, probes)
 
 
-def _drifts(labels: dict[str, list[CohortCounts]], references: Mapping[int, CohortCounts]) -> Iterator[Metric]:
-    reference = _family("reference_ratio", "Recall@1 when the cohort's stage went live.", "cohort")
-    probes = _family("reference_probes", "Probes of the reference.", "cohort")
-    change = _family("drift_ratio", "Recall@1 less its reference.", "cohort")
-    error = _family("drift_error_ratio", "Standard error of the drift.", "cohort")
-    compared = _family("drift_probes", "Probes of the cohorts that have a reference.", "cohort")
+_DRIFT = (
+    ("reference_ratio", "Recall@1 when the cohort's stage went live."),
+    ("reference_probes", "Probes of the reference."),
+    ("drift_ratio", "Recall@1 less its reference."),
+    ("drift_error_ratio", "Standard error of the drift."),
+    ("drift_probes", "Probes of the cohorts that have a reference."),
+)
+_SINCE_SWAP = (
+    ("after_swap_ratio", "Recall@1 right after the latest swap."),
+    ("after_swap_probes", "Probes that were searched then."),
+    ("since_swap_ratio", "Recall@1 less what it was right after the latest swap."),
+    ("since_swap_error_ratio", "Standard error of that difference."),
+    ("since_swap_probes", "Probes of the cohorts that were measured then."),
+)
+
+
+def _drifts(
+    names: Sequence[tuple[str, str]],
+    labels: Mapping[str, Sequence[CohortCounts]],
+    references: Mapping[int, CohortCounts],
+) -> Iterator[Metric]:
+    """Five families: the reference and its probes; the drift against it, its error and its probes."""
+    families = [_family(name, text, "cohort") for name, text in names]
     for label, cohorts in labels.items():
         found = drift(cohorts, references)
         if found is not None:
-            reference.add_metric([label], found.reference)
-            probes.add_metric([label], found.reference_probes)
-            change.add_metric([label], found.change)
-            error.add_metric([label], found.error)
-            compared.add_metric([label], found.probes)
-    yield from (reference, probes, change, error, compared)
+            values = (found.reference, found.reference_probes, found.change, found.error, found.probes)
+            for family, value in zip(families, values, strict=True):
+                family.add_metric([label], value)
+    yield from families
 
 
 def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:

@@ -65,6 +65,7 @@ def test_every_alert_is_tested_firing_and_not_firing() -> None:
 def test_there_is_an_alert_for_all_that_matters() -> None:
     answers = {"Down", "Restarting", "Failing", "Slow", "Refusing"}
     recall = {
+        "RecallFell",
         "RecallDropped",
         "RecallCollapsed",
         "RecallNotMeasured",
@@ -141,11 +142,12 @@ def test_what_a_rule_must_not_do_is_seen(expr: str, fault: str) -> None:
 
 
 def test_recall_may_drop_as_far_as_the_gates_let_it_beyond_the_same_error() -> None:
-    assert number("EverlookRecallDropped", r"high < -([\d.]+)") == RecallLimits().most_drop
+    for name in ("EverlookRecallFell", "EverlookRecallDropped"):
+        assert number(name, r"high < -([\d.]+)") == RecallLimits().most_drop
     errors = [
         float(each) for expr in EXPRESSIONS.values() for each in re.findall(r"([\d.]+) \* (?:sqrt|\w+_error)", expr)
     ]
-    assert errors == [Z] * 5
+    assert errors == [Z] * 6
 
 
 def test_the_limit_of_slow_searches_is_a_bucket() -> None:

@@ -106,6 +106,23 @@ def test_a_cohort_without_probes_at_its_swap_has_no_reference(history: History) 
     assert history.references("one") == {}
 
 
+def test_what_was_measured_right_after_the_latest_swap_is_where_the_live_model_began(history: History) -> None:
+    assert history.after_last_swap("one") == {}
+    history.append_swap(swap(10, "one", "zero", 0))
+    history.append(measured(11, "one", Cause.TIMER, counts(0, 1)))
+    assert history.after_last_swap("one") == {}
+    history.append(measured(12, "one", Cause.SWAP, counts(0, 8), counts(None, 2)))
+    history.append(measured(13, "one", Cause.TIMER, counts(0, 2)))
+    assert history.after_last_swap("one") == {0: counts(0, 8)}
+    history.append_swap(swap(20, "two", "one", 1))
+    assert history.after_last_swap("one") == history.after_last_swap("two") == {}
+    history.append(measured(21, "two", Cause.SWAP, counts(0, 7), counts(1, 9)))
+    assert history.after_last_swap("two") == {0: counts(0, 7), 1: counts(1, 9)}
+    history.append_swap(swap(30, "one", "zero", 0))
+    history.append(measured(31, "one", Cause.SWAP, counts(0, 3)))
+    assert history.after_last_swap("one") == {0: counts(0, 3)}
+
+
 def test_each_line_of_models_has_the_reference_of_its_own_stage() -> None:
     """Stage 1 was taught twice: the first time it was rolled back."""
     records = [

@@ -154,6 +154,22 @@ def test_recall_through_metrics_is_recall_computed_offline_from_the_same_items_t
     ]
 
 
+def test_what_has_changed_is_told_from_where_the_live_model_began_across_a_restart_too(
+    begun: Path, tmp_path: Path
+) -> None:
+    folder = copied(begun, tmp_path / "data")
+    with serving(folder) as server:
+        teach(server, 1, FIRST)
+        teach(server, 2, FIRST, SECOND)
+        before = measured_page(server)
+    with serving(folder) as server:
+        found = wait_for(lambda: ("since_swap_ratio", "all", "") in (page := measured_page(server)) and page)
+    for cohort in ("all", "0", "1"):
+        assert found["since_swap_ratio", cohort, ""] == 0.0
+        assert found["since_swap_probes", cohort, ""] == found["after_swap_probes", cohort, ""] > 0
+    assert found["after_swap_ratio", "0", ""] == before["ratio", "0", "1"] != before["reference_ratio", "0", ""]
+
+
 def test_series_of_a_stage_disappear_when_it_is_rolled_back(shop: Running) -> None:
     teach(shop, 1, FIRST)
     found = measured_page(shop)

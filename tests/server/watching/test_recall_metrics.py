@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -21,8 +22,9 @@ class Page:
 
     def __init__(self) -> None:
         self.last: Measured | None = None
+        self.after_swap: dict[int, CohortCounts] = {}
         self.registry = CollectorRegistry()
-        self.metrics = RecallMetrics(self.registry, lambda: self.last)
+        self.metrics = RecallMetrics(self.registry, lambda: self.last, lambda model: self.after_swap)
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"{P}_{name}", labels)
@@ -73,6 +75,32 @@ def test_drift_is_exposed_where_there_is_a_reference(page: Page) -> None:
         )  # sqrt(61 41 / 102^2 100 + 61 21 / 82^2 80)
 
 
+def test_the_change_since_the_swap_is_exposed_beside_the_drift(page: Page) -> None:
+    """Cohort 0 lost 0.15 with swaps and nothing since; what came with the latest swap has fallen by 0.1."""
+    cohorts = [CohortCounts(0, 100, 60, 80, 90), CohortCounts(1, 50, 40, 45, 50), CohortCounts(None, 9, 9, 9, 9)]
+    page.after_swap = {0: cohorts[0], 1: CohortCounts(1, 50, 45, 45, 50)}
+    page.last = measured(cohorts, {0: CohortCounts(0, 80, 60, 70, 80)})
+    assert page.cohorts("since_swap_ratio") == []
+    page.metrics.observe(page.last)
+    assert page.cohorts("since_swap_ratio") == ["all", "0", "1"]
+    assert page.value("drift_ratio", cohort="0") == pytest.approx(-0.15)
+    assert page.value("since_swap_ratio", cohort="0") == 0.0
+    assert page.value("since_swap_ratio", cohort="1") == pytest.approx(-0.1)
+    assert page.value("since_swap_ratio", cohort="all") == pytest.approx(-0.1 * 50 / 150)
+    assert page.value("after_swap_ratio", cohort="1") == 0.9
+    assert page.value("after_swap_probes", cohort="all") == page.value("since_swap_probes", cohort="all") == 150
+    assert page.value("since_swap_error_ratio", cohort="1") == pytest.approx(
+        0.0733, abs=1e-4
+    )  # sqrt((41 11 + 46 6) / 52^2 50)
+
+
+def test_what_another_model_measured_after_its_swap_is_compared_with_nothing(page: Page) -> None:
+    page.after_swap = {0: CohortCounts(0, 10, 5, 6, 7)}
+    page.last = measured([CohortCounts(0, 10, 5, 6, 7)])
+    page.metrics.observe(replace(page.last, measurement=replace(page.last.measurement, model="before")))
+    assert page.cohorts("since_swap_ratio") == []
+
+
 def test_forty_cohorts_have_no_more_series_than_the_labels_that_are_bounded(page: Page) -> None:
     cohorts = [CohortCounts(stage, 10, 5, 6, 7) for stage in range(40)]
     page.last = measured([*cohorts, CohortCounts(None, 10, 5, 6, 7)], {each.cohort or 0: each for each in cohorts})
@@ -81,7 +109,10 @@ def test_forty_cohorts_have_no_more_series_than_the_labels_that_are_bounded(page
     assert page.cohorts("drift_ratio") == ["all", *numbers]
     assert page.value("probes", cohort="older") == 280
     assert page.value("drift_ratio", cohort="older") == 0.0
-    assert sum(len(family.samples) for family in page.registry.collect()) < 250
+    page.after_swap = {each.cohort or 0: each for each in cohorts}
+    page.metrics.observe(page.last)
+    assert page.cohorts("since_swap_ratio") == ["all", *numbers]
+    assert sum(len(family.samples) for family in page.registry.collect()) < 320
 
 
 def test_series_of_what_is_gone_disappear_and_all_do_while_nothing_is_measured(page: Page) -> None:
@@ -103,11 +134,12 @@ def test_a_measurement_is_counted_with_its_time(page: Page) -> None:
 
 
 def test_labels_are_documented_as_they_are(page: Page) -> None:
-    page.last = measured([CohortCounts(0, 10, 5, 6, 7)], {0: CohortCounts(0, 10, 5, 6, 7)})
+    page.after_swap = {0: CohortCounts(0, 10, 5, 6, 7)}
+    page.last = measured([CohortCounts(0, 10, 5, 6, 7)], page.after_swap)
     page.metrics.observe(page.last)
     found = {
         family.name: (family.type, {label for each in family.samples for label in each.labels} - {"le"})
         for family in page.registry.collect()
     }
     assert found == {name: facts for name, facts in documented().items() if name.startswith(P)}
-    assert len(found) == 11
+    assert len(found) == 16

@@ -22,7 +22,7 @@ Vectors = dict[str, NDArray[np.float32]]
 def embed(catalogue: Catalogue, encoder: Encoder, shas: Sequence[str]) -> Vectors:
     """The vectors of these photos; those that no item shows any more are left out.
 
-    Errors: CatalogueDamaged when a photo is not what was stored; ImageUnreadable, ImageTooLarge where Pillow decodes no
+    Errors: PhotoDamaged when a photo is not what was stored; ImageUnreadable, ImageTooLarge where Pillow decodes no
     longer what it once did.
     """
     pixels = {}

@@ -22,6 +22,7 @@
         ├── ModelDamaged
         ├── GenerationDamaged
         └── CatalogueDamaged
+            └── PhotoDamaged    one photo; all others can be read
 
 `field`, `got` and `expected` travel to the caller as they are, so they hold no secrets and are kept short.
 """
@@ -164,3 +165,7 @@ class GenerationDamaged(Damaged):
 
 class CatalogueDamaged(Damaged):
     pass
+
+
+class PhotoDamaged(CatalogueDamaged):
+    """The bytes of one photo have changed on the disk; `expected` is the SHA-256 that they had."""

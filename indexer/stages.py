@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import time
 import uuid
@@ -32,10 +33,12 @@ from typing import Any, Final, Literal, get_args
 
 from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir
-from indexer.errors import EverlookError, InvalidField, ItemNotFound
+from indexer.errors import EverlookError, InvalidField, ItemNotFound, PhotoDamaged
 from indexer.files import publish_folder, write_json
 from indexer.gates import Gate, from_json, to_json
 from indexer.probes import is_probe
+
+log = logging.getLogger(__name__)
 
 PHOTOS: Final = "photos"
 CHECKPOINT: Final = "checkpoint.pt"  # what the trainer goes on from
@@ -118,8 +121,8 @@ class Request:
 # ------------------------------------------------------------------------------------------------ waiting and ripeness
 
 
-def waiting(catalogue: Catalogue, learned: Collection[str]) -> list[Waiting]:
-    """The categories that are not among `learned`, by name, with what could be trained on.
+def waiting(catalogue: Catalogue, learned: Collection[str], damaged: Collection[str] = ()) -> list[Waiting]:
+    """The categories that are not among `learned`, by name, with what could be trained on: not the photos `damaged`.
 
     A photo that is also a probe's, of whatever category, is never trained on.
     """
@@ -131,8 +134,8 @@ def waiting(catalogue: Catalogue, learned: Collection[str]) -> list[Waiting]:
     found: dict[str, list[tuple[str, str, float]]] = {name: [] for name in names}
     for item in catalogue.items_of(names):
         found[item.category].append((item.id, item.image_sha256, item.updated_at))
-    held_out = _held_out(catalogue, {sha for items in found.values() for _, sha, _ in items})
-    return [_waiting(name, items, held_out) for name, items in sorted(found.items()) if items]
+    left_out = _held_out(catalogue, {sha for items in found.values() for _, sha, _ in items}).union(damaged)
+    return [_waiting(name, items, left_out) for name, items in sorted(found.items()) if items]
 
 
 def _held_out(catalogue: Catalogue, shas: Iterable[str]) -> set[str]:
@@ -140,8 +143,8 @@ def _held_out(catalogue: Catalogue, shas: Iterable[str]) -> set[str]:
     return {sha for sha, id in catalogue.ids_showing(shas) if is_probe(id)}
 
 
-def _waiting(name: str, items: Sequence[tuple[str, str, float]], held_out: Collection[str]) -> Waiting:
-    photos = dict.fromkeys(sha for id, sha, _ in items if not is_probe(id) and sha not in held_out)
+def _waiting(name: str, items: Sequence[tuple[str, str, float]], left_out: Collection[str]) -> Waiting:
+    photos = dict.fromkeys(sha for id, sha, _ in items if not is_probe(id) and sha not in left_out)
     times = [at for _, _, at in items]
     return Waiting(name, tuple(photos), sum(is_probe(id) for id, _, _ in items), min(times), max(times))
 
@@ -208,12 +211,15 @@ def begin(
     base: str,
     reason: str,
     request: str = "",
+    damaged: set[str] | None = None,
 ) -> Training:
     """Gives the next training its categories and copies of their photos, which from now on are all that it can read.
 
-    A photo that was deleted, or became a probe's, since it was chosen is left out, and so is a category that has too
-    few left. Errors: InvalidField when fewer than two categories remain; OSError.
+    A photo that was deleted, became a probe's or was damaged since it was chosen is left out, and so is a category that
+    has too few left. `damaged` gets the photos that were damaged. Errors: InvalidField when fewer than two categories
+    remain; OSError.
     """
+    damaged = set() if damaged is None else damaged
     number = max(numbers(data), default=0) + 1
     categories: list[str] = []
     photos: list[tuple[str, int]] = []
@@ -223,7 +229,7 @@ def begin(
         folder.mkdir()
         for each in sorted(chosen, key=lambda each: each.name):
             held_out = _held_out(catalogue, each.photos)
-            copied = [sha for sha in each.photos if sha not in held_out and _copied(catalogue, sha, folder)]
+            copied = [sha for sha in each.photos if sha not in held_out and _copied(catalogue, sha, folder, damaged)]
             if len(copied) >= _LEAST_PHOTOS:
                 photos += [(sha, len(categories)) for sha in copied]
                 categories.append(each.name)
@@ -241,12 +247,22 @@ def begin(
     return training
 
 
-def _copied(catalogue: Catalogue, sha256: str, folder: Path) -> bool:
+def _copied(catalogue: Catalogue, sha256: str, folder: Path, damaged: set[str]) -> bool:
     try:
         (folder / sha256).write_bytes(catalogue.photo(sha256).data)
     except ItemNotFound:
         return False
+    except PhotoDamaged as error:
+        leave_out(error, damaged)
+        return False
     return True
+
+
+def leave_out(error: PhotoDamaged, damaged: set[str]) -> None:
+    """Adds a photo to those that are `damaged`, and says so once."""
+    if error.expected not in damaged:
+        damaged.add(error.expected)
+        log.warning("%s; it is left out, for training and for probes", error)
 
 
 def end(data: DataDir, training: Training, outcome: Outcome) -> None:

@@ -28,7 +28,7 @@ _WORDS: Final = ("CUDA", "cuDNN", "CUBLAS", "can't allocate memory", "Failed to 
 
 
 def of_the_machine(error: BaseException) -> bool:
-    """Whether another process, or another hour, may do better: memory, threads, a GPU. Many have no type of their own."""
+    """Whether another process, or another hour, may do better: memory, threads, a GPU. Many share their type."""
     return isinstance(error, _KINDS) or (type(error) is RuntimeError and any(word in str(error) for word in _WORDS))
 
 

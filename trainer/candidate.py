@@ -21,7 +21,7 @@ from indexer.catalogue import Catalogue
 from indexer.devices import detect
 from indexer.embedding import Vectors
 from indexer.encoder import Encoder
-from indexer.errors import ItemNotFound
+from indexer.errors import ItemNotFound, PhotoDamaged
 from indexer.gates import Gate, RecallLimits, Z, paired_change, recall_gates
 from indexer.images import ACCEPTED, preprocess
 from indexer.model import ONNX, Manifest, Preprocessing, publish_model
@@ -66,6 +66,7 @@ class Measure:
     folder: Path  # for what is only measured; emptied first
     workers: int
     tell: Tell
+    damaged: set[str] = field(default_factory=set, repr=False)  # probes that turned out to be
 
     def candidate(self, network: EmbeddingNetwork) -> Candidate:
         """Exports and measures a network on the CPU.
@@ -121,7 +122,7 @@ class Measure:
         for probe in self.probes[: quantise.CALIBRATION_PHOTOS - len(own)]:
             try:
                 data = self.catalogue.photo(probe.sha256).data
-            except ItemNotFound:
+            except (ItemNotFound, PhotoDamaged):
                 continue
             others.append(preprocess(data, self.served.preprocessing, ACCEPTED)[0])
         return np.concatenate([own, np.stack(others)]) if others else own
@@ -137,7 +138,7 @@ class Measure:
         return Gate("int8 recall", kept, change, LEAST_INT8_CHANGE, reason, probes=len(before))
 
     def _found(self, *models: Vectors) -> list[dict[int, NDArray[np.bool_]]]:
-        """By cohort, for each of these models, of the same probes: items may go while vectors are made."""
+        """By cohort, for each of these models, of the same probes: items may go, or be found damaged, meanwhile."""
         common = [probe for probe in self.probes if all(probe.sha256 in vectors for vectors in models)]
         return [found_by_cohort(common, vectors) for vectors in models]
 
@@ -158,6 +159,7 @@ class Measure:
             encoder,
             shas,
             workers=self.workers,
+            damaged=self.damaged,
             tick=lambda done, total: self.tell("gates", done, total),
         )
 

@@ -15,8 +15,10 @@ from indexer import embedding
 from indexer.catalogue import Catalogue
 from indexer.embedding import Vectors
 from indexer.encoder import Encoder
+from indexer.errors import PhotoDamaged
 from indexer.probes import is_probe, rank
 from indexer.recall import found_first
+from indexer.stages import leave_out
 from trainer.lookahead import ahead
 
 MOST: Final = 2000  # of a cohort: a standard error of a point at the worst
@@ -67,21 +69,31 @@ def embed(
     shas: Sequence[str],
     *,
     workers: int,
+    damaged: set[str],
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Vectors:
-    """The vectors of these photos, in threads; those that no item shows any more are left out.
+    """The vectors of these photos, in threads; those that no item shows any more are left out, and so are those whose
+    bytes have changed on the disk: `damaged` holds the ones that are known, and gets the others.
 
     `tick` hears how many are done; what it raises ends the work. Errors: those of `indexer.embedding.embed`.
     """
     parts = [shas[start : start + embedding.BATCH] for start in range(0, len(shas), embedding.BATCH)]
     found: Vectors = {}
     with ahead(
-        lambda part: embedding.embed(catalogue, encoder, part), parts, workers=workers, depth=2 * workers
+        lambda part: _embedded(catalogue, encoder, part, damaged), parts, workers=workers, depth=2 * workers
     ) as results:
         for number, vectors in enumerate(results):
             found |= vectors
             tick(min((number + 1) * embedding.BATCH, len(shas)), len(shas))
     return found
+
+
+def _embedded(catalogue: Catalogue, encoder: Encoder, shas: Sequence[str], damaged: set[str]) -> Vectors:
+    while True:
+        try:
+            return embedding.embed(catalogue, encoder, [sha256 for sha256 in shas if sha256 not in damaged])
+        except PhotoDamaged as error:
+            leave_out(error, damaged)
 
 
 def found_by_cohort(probes: Sequence[Probe], vectors: Vectors) -> dict[int, NDArray[np.bool_]]:

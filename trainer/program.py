@@ -84,6 +84,7 @@ class Program:
         self._reporter = Reporter(data, "trainer")
         self._refused = ""  # what became of the last request, when it was no stage
         self._waiting: list[Waiting] = []
+        self._damaged = set[str]()  # photos; one that is mended counts from the next start on
         self._tried: set[str] = set()
         self._cohorts = 0
         self._seen: tuple[int, str] | None = None  # the change, and the live model, of the last look
@@ -175,7 +176,7 @@ class Program:
         self._check_settings()
         try:
             return self._begin(live, *ripe)
-        except InvalidField as error:  # items were deleted since the last look
+        except InvalidField as error:  # items were deleted, or found to be damaged, since the last look
             self._seen = None
             self._idle(f"waits: {error}")
             return None
@@ -188,7 +189,7 @@ class Program:
             return
         cohorts = load_lineage(self._data.model(live)).cohorts
         learned = {name for cohort in cohorts for name in cohort}
-        self._waiting, self._cohorts = stages.waiting(self._catalogue, learned), len(cohorts)
+        self._waiting, self._cohorts = stages.waiting(self._catalogue, learned, self._damaged), len(cohorts)
         self._tried = stages.tried_in_vain(self._data, learned)
         self._seen = seen
         ended = time.monotonic()
@@ -204,9 +205,17 @@ class Program:
         """Errors: InvalidField when no stage is left of it; OSError."""
         self._refused = ""
         self._idle(f"gathers the photos of {len(chosen)} new categories", ripe=len(chosen))
-        stage, catalogue = self._cohorts, self._catalogue
-        training = stages.begin(self._data, catalogue, chosen, stage=stage, base=live, reason=reason, request=request)
-        log.info("training %d of stage %d begins: %s", training.number, stage, reason)
+        training = stages.begin(
+            self._data,
+            self._catalogue,
+            chosen,
+            stage=self._cohorts,
+            base=live,
+            reason=reason,
+            request=request,
+            damaged=self._damaged,
+        )
+        log.info("training %d of stage %d begins: %s", training.number, training.stage, reason)
         return training
 
     def _teach(self, training: Training) -> None:

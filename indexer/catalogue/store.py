@@ -36,7 +36,7 @@ from indexer.catalogue.values import (
     decode_metadata,
     decode_vector,
 )
-from indexer.errors import CatalogueDamaged, ItemNotFound
+from indexer.errors import CatalogueDamaged, ItemNotFound, PhotoDamaged
 
 _CHUNK = 2000  # rows of one read: short enough not to hold up a checkpoint
 _STORED_ITEM = (
@@ -134,18 +134,18 @@ class Catalogue:
         return {id: found[id] for id in ids if id in found}
 
     def image(self, id: str) -> Photo:
-        """The photo of an item. Errors: ItemNotFound; CatalogueDamaged when the bytes are not those that were sent."""
+        """The photo of an item. Errors: ItemNotFound; PhotoDamaged when the bytes are not those that were sent."""
         found = self._rows(_PHOTO.join(items, items.c.photo_id == photos.c.id).where(items.c.id == id))
         if not found:
             raise _no_item(id)
-        return _checked_photo(found[0])
+        return self._checked(Photo(*found[0]))
 
     def photo(self, sha256: str) -> Photo:
-        """A photo by its address. Errors: ItemNotFound when no item shows it; CatalogueDamaged as in `image`."""
+        """A photo by its address. Errors: ItemNotFound when no item shows it; PhotoDamaged as in `image`."""
         found = self._rows(_PHOTO.where(photos.c.sha256 == sha256))
         if not found:
             raise ItemNotFound("no item has this photo", field="image_sha256", got=sha256)
-        return _checked_photo(found[0])
+        return self._checked(Photo(*found[0]))
 
     def categories(self, page_size: int, after_name: str = "") -> list[CategoryCount]:
         """Up to `page_size` categories that have items, after a name in the order of UTF-8 bytes."""
@@ -221,6 +221,16 @@ class Catalogue:
                 for seq, id, name, text, sha256, *_ in rows
             ]
             yield _chunk(entries, [row[5] if model is not None else None for row in rows])
+
+    def _checked(self, photo: Photo) -> Photo:
+        if hashlib.sha256(photo.data).hexdigest() == photo.sha256:
+            return photo
+        shows = min((id for _, id in self.ids_showing([photo.sha256])), default="")
+        raise PhotoDamaged(
+            f"the bytes of photo {photo.sha256} have changed on the disk; item {shows!r} shows it",
+            field="image_sha256",
+            expected=photo.sha256,
+        )
 
     def _made_by(self, model: str, photo_id: Any) -> Any:
         """The condition that a row of `vectors` is the one of that photo and model."""
@@ -305,15 +315,6 @@ def _chunk(entries: list[Entry], blobs: list[bytes | None]) -> EntryChunk:
     joined = decode_vector(b"".join(blob for blob in blobs if blob is not None))
     made = int(present.sum())
     return EntryChunk(entries, present, joined.reshape(made, -1) if made else np.empty((0, 0), np.float32))
-
-
-def _checked_photo(row: Sequence[Any]) -> Photo:
-    photo = Photo(*row)
-    if hashlib.sha256(photo.data).hexdigest() != photo.sha256:
-        raise CatalogueDamaged(
-            "the bytes of this photo have changed on the disk", field="image_sha256", expected=photo.sha256
-        )
-    return photo
 
 
 def _no_item(id: str) -> ItemNotFound:

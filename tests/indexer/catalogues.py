@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, select, update
 
-from indexer.catalogue import MetadataValue, Photo, Put
-from indexer.catalogue.schema import drop
+from indexer.catalogue import Catalogue, MetadataValue, Photo, Put
+from indexer.catalogue.schema import drop, photo_data, photos
 
 MODEL = "a" * 64
 DIMENSION = 8
@@ -58,6 +58,15 @@ def put(
     """An item with the photo `shows` (its id where None) and that photo's vector."""
     shows = id if shows is None else shows
     return Put(id, category, metadata or {}, photo(shows, size), {MODEL: vector(shows)})
+
+
+def damage(catalogue: Catalogue, sha256: str) -> None:
+    """Changes a byte of a photo on the disk."""
+    data = catalogue.photo(sha256).data
+    of_photo = select(photos.c.id).where(photos.c.sha256 == sha256).scalar_subquery()
+    with catalogue._database.write() as connection:
+        changed = data[:-1] + bytes([data[-1] ^ 1])
+        connection.execute(update(photo_data).where(photo_data.c.photo_id == of_photo).values(data=changed))
 
 
 def keep_photo(id: str, category: str = "apples", metadata: Mapping[str, MetadataValue] | None = None) -> Put:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ from sqlalchemy import text
 
 from indexer.catalogue import Applied, Catalogue, CategoryCount, Delete, MetadataValue, Outcome, Put, Totals
 from indexer.catalogue.values import decode_metadata, encode_metadata
-from indexer.errors import CatalogueDamaged, InvalidField, ItemNotFound, NotServing
-from tests.indexer.catalogues import DATABASES, MODEL, fresh_url, keep_photo, needs_postgres, photo, put, vector
+from indexer.errors import CatalogueDamaged, InvalidField, ItemNotFound, NotServing, PhotoDamaged
+from tests.indexer.catalogues import DATABASES, MODEL, damage, fresh_url, keep_photo, needs_postgres, photo, put, vector
 
 
 @pytest.fixture(params=DATABASES)
@@ -275,11 +276,14 @@ def test_readers_see_whole_transactions_while_one_thread_writes(catalogue: Catal
 
 
 def test_photo_bytes_that_changed_on_the_disk_are_not_handed_out(catalogue: Catalogue) -> None:
-    catalogue.apply([put("a")])
-    with catalogue._database.write() as connection:
-        connection.execute(text("UPDATE photo_data SET data = :data"), {"data": b"b"})
-    with pytest.raises(CatalogueDamaged, match="changed on the disk"):
-        catalogue.image("a")
+    catalogue.apply([put("a"), put("also", shows="a")])
+    address = hashlib.sha256(b"a").hexdigest()
+    damage(catalogue, address)
+    for read in (lambda: catalogue.image("a"), lambda: catalogue.photo(address)):
+        with pytest.raises(PhotoDamaged, match="changed on the disk") as refused:
+            read()
+        assert refused.value.message == f"the bytes of photo {address} have changed on the disk; item 'a' shows it"
+        assert refused.value.expected == address
 
 
 def test_counts_that_do_not_match_the_tables_are_found(url: str) -> None:

@@ -18,11 +18,11 @@ from indexer import stages
 from indexer.catalogue import Catalogue, Delete
 from indexer.catalogue.database import open_database
 from indexer.datadir import DataDir
-from indexer.errors import EverlookError, InvalidField, ItemNotFound
+from indexer.errors import CatalogueDamaged, EverlookError, InvalidField, ItemNotFound
 from indexer.files import sweep
 from indexer.gates import Gate
 from indexer.stages import Outcome, Request, StageRule, Training, Waiting
-from tests.indexer.catalogues import put
+from tests.indexer.catalogues import damage, put
 
 # Of item-0 to item-11 these are probes: tests/indexer/test_probes.py.
 PROBE, OTHER_PROBE = "item-6", "item-8"
@@ -241,6 +241,34 @@ class TestBegin:
         training = stages.begin(data, catalogue, chosen, stage=0, base="", reason="")
         assert sha("item-0") not in dict(training.photos)
         assert not (data.stage(1) / "photos" / sha("item-0")).exists()
+
+    def test_nor_is_a_damaged_photo_which_is_named_once_with_an_item_that_shows_it(
+        self, data: DataDir, catalogue: Catalogue, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        fill(catalogue)
+        catalogue.apply([put("item-4", "kiwis")])
+        chosen, damaged = stages.waiting(catalogue, ()), set[str]()
+        damage(catalogue, sha("item-0"))
+        for number in (1, 2):
+            training = stages.begin(data, catalogue, chosen, stage=0, base="", reason="", damaged=damaged)
+            assert [name for name, label in training.photos if label == 0] == [sha("item-1"), sha("item-4")]
+            assert {path.name for path in (data.stage(number) / "photos").iterdir()} == set(dict(training.photos))
+        assert damaged == {sha("item-0")}
+        (told,) = caplog.messages
+        assert f"the bytes of photo {sha('item-0')} have changed on the disk; item 'item-0' shows it" in told
+        assert stages.waiting(catalogue, (), damaged)[0].photos == (sha("item-1"), sha("item-4"))
+
+    def test_a_damaged_database_is_not_taken_for_damaged_photos(
+        self, data: DataDir, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(catalogue)
+
+        def malformed(sha256: str) -> NoReturn:
+            raise CatalogueDamaged("database disk image is malformed")
+
+        monkeypatch.setattr(catalogue, "photo", malformed)
+        with pytest.raises(CatalogueDamaged, match="malformed"):
+            begun(data, catalogue)
 
     def test_where_too_few_are_left_nothing_begins(self, data: DataDir, catalogue: Catalogue) -> None:
         fill(catalogue)

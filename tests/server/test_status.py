@@ -48,7 +48,7 @@ EXPECTED = {
     errors.Unsupported: Code.UNIMPLEMENTED,
     errors.ModelDamaged: Code.DATA_LOSS,
     errors.GenerationDamaged: Code.DATA_LOSS,
-    errors.CatalogueDamaged: Code.DATA_LOSS,
+    errors.PhotoDamaged: Code.DATA_LOSS,
 }
 
 

@@ -17,7 +17,7 @@ from indexer.devices import CPU, Devices
 from indexer.encoder import Encoder
 from indexer.images import preprocess
 from indexer.probes import is_probe, rank
-from tests.indexer.catalogues import put
+from tests.indexer.catalogues import damage, put
 from tests.indexer.tiny_model import write_tiny_model
 from tests.trainer import shops
 from trainer import probing
@@ -92,13 +92,34 @@ def test_their_vectors_are_the_encoders_and_those_that_are_gone_are_left_out(
     catalogue.apply([Delete("3")])
     shas = [each.photo.sha256 for each in puts if each.photo]
     told: list[tuple[int, int]] = []
-    found = probing.embed(catalogue, encoder, shas, workers=2, tick=lambda done, total: told.append((done, total)))
+    found = probing.embed(
+        catalogue, encoder, shas, workers=2, damaged=set(), tick=lambda done, total: told.append((done, total))
+    )
     assert set(found) == set(shas) - {shas[3]}
     photo = puts[40].photo
     assert photo is not None
     pixels = preprocess(photo.data, manifest.preprocessing)[0]
     np.testing.assert_allclose(found[shas[40]], encoder.encode(pixels[None])[0], atol=1e-6)
     assert told == [(32, 70), (64, 70), (70, 70)]
+
+
+def test_a_probe_whose_bytes_have_changed_is_left_out_and_named_once(
+    catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = write_tiny_model(tmp_path / "models")
+    encoder = Encoder.load(tmp_path / "models" / manifest.id[:16], Devices((CPU,), "", 0, ""), 1)
+    puts = [shops.put(f"{n}", "kiwis") for n in range(6)]
+    catalogue.apply(puts)
+    shas = [each.photo.sha256 for each in puts if each.photo]
+    damage(catalogue, shas[1])
+    damage(catalogue, shas[4])
+    damaged = set[str]()
+    for _ in range(2):
+        found = probing.embed(catalogue, encoder, shas, workers=2, damaged=damaged)
+        assert set(found) == set(shas) - {shas[1], shas[4]}
+    assert damaged == {shas[1], shas[4]}
+    assert len(caplog.messages) == 2
+    assert f"photo {shas[1]} have changed on the disk; item '1' shows it" in caplog.messages[0]
 
 
 def unit(degrees: float) -> NDArray[np.float32]:

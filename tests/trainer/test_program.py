@@ -23,6 +23,7 @@ from indexer.model import Manifest
 from indexer.programs import Reporter, read_activity
 from indexer.stages import Outcome, StageRule, Training
 from tests.conftest import ROOT
+from tests.indexer.catalogues import damage
 from tests.trainer import benches, shops
 from tests.trainer.shops import RECIPE, Shop, open_shop
 from trainer import export, program, teach
@@ -177,6 +178,30 @@ class TestWhatIsTaught:
         monkeypatch.setattr(stages, "begin", refuse)
         once(shop)
         assert words(shop) == "waits: too few categories are left to learn"
+
+    def test_a_stage_that_damaged_photos_took_apart_waits_without_them_and_is_not_gathered_again(
+        self, shop: Shop, taught: list[Training], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shop.fill("a", "b", "c", photos=2)
+        for category in "bc":
+            damage(shop.catalogue, next(each.photos[0] for each in shop.waiting() if each.name == category))
+        gathered, begin = list[Any](), stages.begin
+
+        def gathering(*given: Any, **more: Any) -> Training:
+            gathered.append(given)
+            return begin(*given, **more)
+
+        monkeypatch.setattr(stages, "begin", gathering)
+        running = Program(shop.data, shop.catalogue, settings(shop), Stopping())
+        for _ in range(3):
+            running.run()
+        assert (taught, len(gathered)) == ([], 1)
+        assert words(shop) == "waits: 1 of 3 new categories have 2 training photos"
+        assert len([each for each in caplog.messages if "have changed on the disk" in each]) == 2
+        shop.fill("b", "c")
+        running._look_after = 0.0
+        running.run()
+        assert [training.categories for training in taught] == [("a", "b", "c")]
 
 
 def of_model(shop: Shop, base: str) -> Manifest:

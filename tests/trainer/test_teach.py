@@ -29,6 +29,7 @@ from indexer.lineage import Lineage, load_lineage
 from indexer.model import load_manifest
 from indexer.probes import is_probe
 from indexer.stages import Outcome, Training
+from tests.indexer.catalogues import damage
 from tests.trainer import benches, shops
 from tests.trainer.shops import RECIPE, SIDE, Shop, open_shop
 from trainer import export, probing, quantise, recipe, teach
@@ -575,6 +576,16 @@ def test_a_photo_that_became_a_probes_after_it_was_trained_on_measures_nothing(s
     probe = next(id for id in (f"late/{n}" for n in range(99)) if is_probe(id))
     shop.catalogue.apply([shops.put(probe, "a", shop.catalogue.photo(trained).data)])
     assert taught(shop, training).facts["probes"] == 12
+
+
+def test_a_damaged_probe_measures_nothing_and_is_named_once(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    training = shop.begin()
+    probe = next(item for item in shop.catalogue.items_of(["a"]) if is_probe(item.id))
+    damage(shop.catalogue, probe.image_sha256)
+    outcome = taught(shop, training, replace(RECIPE, precision="int8"))
+    assert (outcome.state, outcome.facts["probes"]) == ("published", 11)
+    (told,) = (each.message for each in caplog.records if each.name == "indexer.stages")
+    assert f"item {probe.id!r} shows it" in told
 
 
 def test_old_models_that_are_there_say_how_their_features_have_moved(tmp_path: Path) -> None:

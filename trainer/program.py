@@ -32,7 +32,7 @@ from trainer.stopping import Cancelled, Stopped, Stopping
 
 log = logging.getLogger(__name__)
 
-_CANCEL_S: Final = 1.0  # between two looks at whether an operator wants a training stopped
+_LOOK_S: Final = 1.0  # between two looks at whether a training is still wanted
 _LOOK_SHARE: Final = 0.02  # of the time, at most, goes to looking at what waits
 _WORDS: Final = {"training": "teaches", "exporting": "exports", "gates": "measures"}
 
@@ -244,18 +244,30 @@ class _Watcher:
 
     def __init__(self, data: DataDir, training: Training, reporter: Reporter, stopping: Stopping) -> None:
         self._data, self._training, self._reporter, self._stopping = data, training, reporter, stopping
-        self._looked = -_CANCEL_S
+        self._looked = -_LOOK_S
 
-    def tell(self, phase: str, done: int, total: int, *, remaining_s: float = 0.0, loss: float | None = None) -> None:
+    def check(self) -> None:
         """Errors: Stopped, Cancelled."""
         self._stopping.check()
-        if time.monotonic() - self._looked >= _CANCEL_S:
+        if time.monotonic() - self._looked >= _LOOK_S:
             self._looked = time.monotonic()
             if stages.cancel_requested(self._data, self._training.number):
                 raise Cancelled("an operator asked for it")
+            if self._overtaken():
+                raise Cancelled(stages.OVERTAKEN)
+
+    def tell(self, phase: str, done: int, total: int, *, remaining_s: float = 0.0, loss: float | None = None) -> None:
+        """Errors: Stopped, Cancelled."""
+        self.check()
         stage, count = self._training.stage, len(self._training.categories)
         words = f"{_WORDS[phase]} stage {stage}: {count} categories"
         self._reporter.say(Activity(words, phase, stage, count, done, total, remaining_s, loss))
+
+    def _overtaken(self) -> bool:
+        """Whether it can never go live. What cannot be read is told when the training ends."""
+        with contextlib.suppress(Damaged, OSError):
+            return live_model(self._data) != self._training.base
+        return False
 
     def gently(self) -> contextlib.AbstractContextManager[None]:
         return self._stopping.gently()

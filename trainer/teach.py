@@ -86,11 +86,14 @@ _OLD_MODELS: Final = 4  # whose own features of the new photos are taken; each c
 class Watcher(Protocol):
     """Follows a training."""
 
+    def check(self) -> None:
+        """Raises Stopped or Cancelled when it is to end."""
+
     def tell(self, phase: str, done: int, total: int, *, remaining_s: float = 0.0, loss: float | None = None) -> None:
-        """Hears of "training", "exporting" and "gates". Raises Stopped or Cancelled when it is to end."""
+        """Hears of "training", "exporting" and "gates". Raises as `check`."""
 
     def gently(self) -> contextlib.AbstractContextManager[None]:
-        """In here nothing but `tell` ends it."""
+        """In here nothing but `check` and `tell` end it."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ def teach(
     try:
         published = _published(data, training)
         if published is None:
+            watcher.check()  # before anything that could end the process each time
             published = _Teaching(data, catalogue, training, flags, place, watcher).do()
         return _outcome(data, training, published)
     except Cancelled as error:

@@ -29,7 +29,7 @@ from tests.trainer.shops import RECIPE, Shop, open_shop
 from trainer import export, program, teach
 from trainer.__main__ import main
 from trainer.program import Program, Settings
-from trainer.stopping import Stopped, Stopping
+from trainer.stopping import Cancelled, Stopped, Stopping
 
 RULE = StageRule(min_categories=3, min_photos=2, wait_s=1e6, settle_s=0.0)
 RULE_FLAGS = "--min-categories 3 --min-photos 2 --settle-s 0"
@@ -289,6 +289,26 @@ class TestCancel:
             now[0] = tick / 10
             watcher.tell("training", tick, 30, remaining_s=3.0, loss=0.5)
         assert looked == [0.0, 1.0, 2.0]
+
+
+class TestOvertaken:
+    """After a rollback, say: what it would publish could never go live."""
+
+    def test_it_ends_when_another_model_is_live(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        shop.fill("a", "b", "c")
+        other = shops.first_model(shop.data.models, shops.blind(seed=5))
+        watcher = program._Watcher(shop.data, shop.begin(), Reporter(shop.data, "trainer"), Stopping())
+        monkeypatch.setattr(program, "_LOOK_S", 0.0)
+        watcher.check()
+        shop.go_live(other.id)
+        with pytest.raises(Cancelled, match="another model went live meanwhile than the one that it was taught from"):
+            watcher.tell("training", 3, 30)
+
+    def test_a_file_that_cannot_be_read_for_once_ends_nothing(self, shop: Shop) -> None:
+        shop.fill("a", "b", "c")
+        training = shop.begin()
+        shop.data.live.write_text("{")
+        program._Watcher(shop.data, training, Reporter(shop.data, "trainer"), Stopping()).check()
 
 
 class TestWaiting:

@@ -65,6 +65,10 @@ class Watcher:
         self.told: list[tuple[str, int, int]] = []
         self._raises, self._at = raises, (phase, done)
 
+    def check(self) -> None:
+        if self._raises is not None and self._at == ("", 0):
+            raise self._raises
+
     def tell(self, phase: str, done: int, total: int, *, remaining_s: float = 0.0, loss: float | None = None) -> None:
         self.told.append((phase, done, total))
         if self._raises is not None and (phase, done) == self._at:
@@ -379,6 +383,16 @@ class TestCancelled:
         outcome = taught(shop, shop.begin(), watcher=watcher)
         assert (outcome.state, outcome.reason) == ("cancelled", "an operator asked for it")
         assert [path.name for path in shop.data.models.iterdir()] == [shop.model[:16]]
+
+    def test_or_before_anything_is_loaded_that_could_kill_the_trainer_each_time(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        training = shop.begin()
+        monkeypatch.setattr(teach, "load_base", kill)
+        with pytest.raises(Killed):
+            taught(shop, training, replace(RECIPE, steps=None))
+        outcome = taught(shop, training, replace(RECIPE, steps=None), Watcher(Cancelled("an operator asked for it")))
+        assert (outcome.state, outcome.reason) == ("cancelled", "an operator asked for it")
 
     @pytest.mark.parametrize("during", [True, False], ids=["while it trains", "before it goes on"])
     def test_another_model_went_live_meanwhile(self, during: bool, shop: Shop) -> None:

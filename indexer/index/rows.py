@@ -82,6 +82,12 @@ class RowSet:
         """The rows that are in, ascending."""
         return np.flatnonzero(self.mask())
 
+    def part(self, start: int, stop: int) -> RowSet:
+        """The rows from `start`, a multiple of 8, to before `stop`, counted from `start` on."""
+        return RowSet.of(
+            np.unpackbits(self.bits[start // 8 : -(-stop // 8)], count=stop - start, bitorder="little") != 0
+        )
+
     def without(self, rows: list[int]) -> RowSet:
         """The same set less `rows`."""
         if not rows:

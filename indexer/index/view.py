@@ -6,6 +6,7 @@ makes that row dead, by leaving it out of the next view's row sets.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from indexer.index.segment import Segment
 
 EXACT_BELOW = 10_000  # matching rows below which exact search is used (tests/bench/results/index_types.json)
 _SCORED_AT_ONCE = 1 << 21  # elements of the vectors that are scored again together
+_SCANNED_AT_ONCE = 1 << 21  # elements of the vectors that are scanned together where others are given way to: 1 to 2 ms
 
 
 @dataclass(frozen=True)
@@ -121,25 +123,59 @@ class View:
         Errors: InvalidVector when the shape is wrong or a number is not finite; InvalidField when `k` is below 1.
         """
         queries = self._checked(queries)
-        if params.k < 1:
-            raise InvalidField("k must be at least 1", field="k", got=params.k, expected="1 or more")
-        excluded = None if params.exclude_id is None else self.row_of(params.exclude_id)
-        fetch = min(params.k + (excluded is not None), max(1, len(self)))
+        excluded, fetch = self._fetched(params)
         main, delta = self._considered(params.filter)
         exact = params.exact or (main.count <= EXACT_BELOW and bool(params.filter))
         _, in_main = self.segment.search(queries, fetch, keep=_unless_full(main), exact=exact)
         with faiss_threads(1):
             _, in_delta = scan(self.delta, queries, fetch, _unless_full(delta))
         rows = np.concatenate([in_main, np.where(in_delta >= 0, in_delta + self.alive_main.size, -1)], axis=1)
-        rows, scores = self._ranked(queries, rows)
+        return self._hits(*self._ranked(queries, rows), params, excluded)
+
+    def search_in_parts(self, query: NDArray[np.float32], params: SearchParams, between: Callable[[], None]) -> Hits:
+        """The hits of an exact search for one `query` (D,), to the bit, and only one thread's work.
+
+        `between` is called whenever another millisecond or two of it is done, for a caller that gives way to others;
+        what it raises ends the search. Errors: as `search`.
+        """
+        queries = self._checked(query[None])
+        excluded, fetch = self._fetched(params)
+        best = np.empty((1, 0), np.int64)
+        for at, (vectors, keep, offset) in enumerate(self._parts(*self._considered(params.filter))):
+            if at:
+                between()
+            with faiss_threads(1):
+                _, found = scan(vectors, queries, fetch, keep)
+            rows = np.concatenate([best, np.where(found >= 0, found + offset, -1)], axis=1)
+            best = self._ranked(queries, rows)[0][:, :fetch]
+        (hits,) = self._hits(*self._ranked(queries, best), params, excluded)
+        return hits
+
+    def _parts(self, main: RowSet, delta: RowSet) -> Iterator[tuple[NDArray[np.float32], RowSet | None, int]]:
+        """Vectors, those of them that are considered, and the row of the first."""
+        step = max(8, _SCANNED_AT_ONCE // self.segment.dimension // 8 * 8)
+        for vectors, keep, first in ((self.segment.vectors, main, 0), (self.delta, delta, main.size)):
+            for start in range(0, len(vectors), step):
+                stop = min(start + step, len(vectors))
+                yield vectors[start:stop], _unless_full(keep.part(start, stop)), first + start
+
+    def _fetched(self, params: SearchParams) -> tuple[int | None, int]:
+        """The row that is left out of the hits, and how many rows are to be found, with it. Errors: InvalidField."""
+        if params.k < 1:
+            raise InvalidField("k must be at least 1", field="k", got=params.k, expected="1 or more")
+        excluded = None if params.exclude_id is None else self.row_of(params.exclude_id)
+        return excluded, min(params.k + (excluded is not None), max(1, len(self)))
+
+    def _hits(
+        self, rows: NDArray[np.int64], scores: NDArray[np.float32], params: SearchParams, excluded: int | None
+    ) -> list[Hits]:
+        """What is asked for of ranked rows and their scores (Q, C), for each query."""
         counts = rows >= 0
         if excluded is not None:
             counts &= rows != excluded
         if params.min_score is not None:
             counts &= scores >= params.min_score
-        return [
-            Hits(self, rows[q, counts[q]][: params.k], scores[q, counts[q]][: params.k]) for q in range(len(queries))
-        ]
+        return [Hits(self, rows[q, counts[q]][: params.k], scores[q, counts[q]][: params.k]) for q in range(len(rows))]
 
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         queries = np.ascontiguousarray(queries, np.float32)

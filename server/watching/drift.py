@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERMUTATIONS: Final = 999  # with the given split a thousand: p-values are multiples of 0.001
-_BLOCK: Final = 64  # splits that are worked out together: some milliseconds
+_BLOCK: Final = 64  # splits, or rows of the kernel, that are worked out together: some milliseconds
 _ROUNDING: Final = 1e-12  # of one statistic: splits that are equal but for rounding count as equal
 
 Floats = NDArray[np.float64]
@@ -59,9 +59,9 @@ def median_distance(points: NDArray[np.floating]) -> float:
     return float(np.sqrt(np.median(apart))) if len(apart) else 1.0
 
 
-def gaussian(points: NDArray[np.floating], width: float) -> Floats:
-    """The kernel matrix (N, N) of `points` (N, D): exp(-|a - b|² / (2 width²))."""
-    matrix: Floats = np.exp(squared_distances(points, points) / (-2 * width * width))
+def gaussian(a: NDArray[np.floating], b: NDArray[np.floating], width: float) -> Floats:
+    """The kernel (m, n) between the rows of `a` (m, D) and of `b` (n, D): exp(-|a - b|² / (2 width²))."""
+    matrix: Floats = np.exp(squared_distances(a, b) / (-2 * width * width))
     return matrix
 
 
@@ -102,7 +102,11 @@ def compare_embeddings(
     """MMD² between `reference` (m, D) and `window` (n, D), with the share of splits that are no closer, the given one
     among them. `between` is called every few milliseconds, for a caller that gives way to others."""
     m, n = len(reference), len(window)
-    kernel = gaussian(np.concatenate([reference, window]), width)
+    pooled = np.concatenate([reference, window]).astype(np.float64)
+    kernel = np.empty((m + n, m + n))
+    for start in range(0, m + n, _BLOCK):
+        between()
+        kernel[start : start + _BLOCK] = gaussian(pooled[start : start + _BLOCK], pooled, width)
     (distance,) = mmd2(kernel, (np.arange(m + n) < m)[:, None])
     as_far = 1
     for start in range(0, permutations, _BLOCK):

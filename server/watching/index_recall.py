@@ -5,7 +5,9 @@ Not to be confused with probe recall, which asks whether what is found is of the
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,10 +20,10 @@ from server.watching.tap import Sample
 RECENT: Final = 1000  # queries that the ratio is of
 
 
-def repeat(sample: Sample) -> Hits:
-    """The query once more, exactly: the same view, k and filter, without a minimum score."""
-    params = replace(sample.params, exact=True, min_score=None)
-    return sample.hits.view.search(sample.vector[None], params)[0]
+def repeat(sample: Sample, between: Callable[[], None] = lambda: None) -> Hits:
+    """The query once more, exactly: the same view, k and filter, without a minimum score. `between` is called every few
+    milliseconds, and ends it by what it raises."""
+    return sample.hits.view.search_in_parts(sample.vector, replace(sample.params, min_score=None), between)
 
 
 def found_of(found: NDArray[np.float32], exact: NDArray[np.float32]) -> tuple[int, int]:
@@ -46,21 +48,23 @@ def compared(sample: Sample, exact: Hits) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class IndexRecall:
-    """What was found and what was expected, of all watched queries of a generation and of the recent ones."""
+    """What share of exact search's hits each watched query found, summed up over a generation; and of the recent ones
+    the mean. Each query counts alike, whatever its k: the sampling error of such a mean is known."""
 
     generation: int
-    hits: int = 0
-    expected: int = 0
-    recent_hits: int = 0
-    recent_expected: int = 0
+    queries: int = 0
+    shares: float = 0.0
+    """The sum of their shares."""
     recent_queries: int = 0
+    recent_mean: float | None = None
+    """None while there are none."""
 
 
 class IndexRecallCount:
     """Counts for the live generation. One thread writes; any thread may read `current`."""
 
     def __init__(self, generation: int, *, recent: int = RECENT) -> None:
-        self._recent: deque[tuple[int, int]] = deque(maxlen=recent)
+        self._recent: deque[float] = deque(maxlen=recent)
         self.current = IndexRecall(generation)
 
     def follow(self, generation: int) -> None:
@@ -70,16 +74,13 @@ class IndexRecallCount:
             self.current = IndexRecall(generation)
 
     def add(self, hits: int, expected: int) -> None:
-        """Counts one query."""
-        full = len(self._recent) == self._recent.maxlen
-        gone_hits, gone_expected = self._recent[0] if full else (0, 0)
-        self._recent.append((hits, expected))
-        now = self.current
+        """Counts one query, of which one hit at least is expected."""
+        share = hits / expected
+        self._recent.append(share)
         self.current = IndexRecall(
-            now.generation,
-            now.hits + hits,
-            now.expected + expected,
-            now.recent_hits + hits - gone_hits,
-            now.recent_expected + expected - gone_expected,
+            self.current.generation,
+            self.current.queries + 1,
+            self.current.shares + share,
             len(self._recent),
+            math.fsum(self._recent) / len(self._recent),
         )

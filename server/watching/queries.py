@@ -43,6 +43,10 @@ class _Seen:
     score: float
 
 
+class _Gone(Exception):
+    """The generation of a sample does not serve any more."""
+
+
 class QueryWatch:
     """`with QueryWatch(...)` runs the thread, where any share is to be watched; `tap.offer` is for the workers."""
 
@@ -52,13 +56,14 @@ class QueryWatch:
         """`seed` fixes which queries are taken and how windows are split."""
         self._live = live
         self._limits = limits
-        self._metrics = QueryMetrics(registry)
+        self._metrics = QueryMetrics(registry, lambda: live.current.generation.model.id)
         self._windows = QueryWindows(data, limits, np.random.default_rng(seed))
         self._index_recall = IndexRecallCount(live.current.generation.number)
+        self._metrics.index_recall = self._index_recall.current
         self._pace = Pace()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="query-watch", daemon=True)
-        self._followed: tuple[int, str] | None = None
+        self._model = ""  # that the windows are of
         # Chance, not secrecy, decides which queries are watched.
         self.tap = QueryTap(limits.share, random.Random(seed), self._metrics.dropped)  # noqa: S311
 
@@ -87,7 +92,7 @@ class QueryWatch:
             while not self._stopping:
                 try:
                     self.work(_LOOK_S)
-                    self._pace.rest()
+                    self._rest()
                 except Stopped:
                     return
                 except Exception:
@@ -103,36 +108,52 @@ class QueryWatch:
         self._pace.begin()
         if sample is None:
             return
-        seen = self._repeat(sample)
+        try:
+            seen = self._repeat(sample)
+        except _Gone:
+            self._metrics.dropped()
+            return
         del sample  # and with it the view, before the pauses below
         if seen is not None:
-            self._pace.rest()
+            self._rest()
             self._compare(seen)
 
     def follow(self) -> None:
         """Lets go of everything that belongs to a generation or a model that does not serve any more."""
-        generation = self._live.current.generation
-        now = generation.number, generation.model.id
-        if now == self._followed:
-            return
-        if self._followed is None or self._followed[1] != generation.model.id:
+        self._let_go()
+        model = self._live.current.generation.model.id
+        if model != self._model:
             self._metrics.forget_windows()
-        self._followed = now
-        self.tap.empty()
-        self._index_recall.follow(generation.number)
-        self._metrics.index_recall = self._index_recall.current
-        self._windows.follow(generation.model.id)
-        self._metrics.reference_queries = self._windows.gathered
+            self._windows.follow(model)
+            self._metrics.reference_queries = self._windows.gathered
+            self._model = model  # last: what fails above is done again
+
+    def _let_go(self) -> None:
+        """Throws away what waits and what was counted for a generation that does not serve any more."""
+        number = self._live.current.generation.number
+        if number != self._index_recall.current.generation:
+            self._index_recall.follow(number)
+            self._metrics.index_recall = self._index_recall.current
+            self.tap.empty()
+
+    def _rest(self) -> None:
+        """Pauses. A generation that goes meanwhile is not kept until the work under way is done."""
+        self._pace.rest()
+        self._let_go()
 
     def _repeat(self, sample: Sample) -> _Seen | None:
         """Counts what the index has found; returns what the windows are to see, which are of queries by photo or vector
-        over the whole gallery: what a filter or an item finds says nothing of how familiar photos are."""
+        over the whole gallery: what a filter or an item finds says nothing of how familiar photos are. Errors: _Gone,
+        Stopped."""
         generation = sample.serving.generation
-        if generation.number != self._index_recall.current.generation:
-            self._metrics.dropped()
-            return None
+
+        def rest() -> None:
+            self._rest()
+            self._still_serves(generation.number)
+
+        self._still_serves(generation.number)
+        exact = repeat(sample, rest)
         self._metrics.taken()
-        exact = repeat(sample)
         if (counts := compared(sample, exact)) is not None:
             self._index_recall.add(*counts)
             self._metrics.index_recall = self._index_recall.current
@@ -140,7 +161,12 @@ class QueryWatch:
             return None
         return _Seen(generation.model.id, sample.vector, float(exact.scores[0]))
 
+    def _still_serves(self, generation: int) -> None:
+        """Errors: _Gone."""
+        if generation != self._index_recall.current.generation:
+            raise _Gone
+
     def _compare(self, seen: _Seen) -> None:
         self._metrics.scored(seen.model, seen.score)
-        self._metrics.tested(self._windows.add(seen.vector, seen.score, self._pace.rest), self._limits.alpha)
+        self._metrics.tested(self._windows.add(seen.vector, seen.score, self._rest), self._limits.alpha)
         self._metrics.reference_queries = self._windows.gathered

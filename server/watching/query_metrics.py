@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from server.watching.drift import Comparison
@@ -42,7 +42,9 @@ class QueryMetrics(Collector):
     """Counters that the watch writes to, and gauges of which there are only those that mean something: of the live
     generation, and once there is anything to tell."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, live_model: Callable[[], str]) -> None:
+        """`live_model` says the id of the model that serves."""
+        self._live_model = live_model
         self._samples = Counter(
             "everlook_query_samples", "Live queries taken for watching.", ["result"], registry=registry
         )
@@ -116,7 +118,7 @@ class QueryMetrics(Collector):
             "everlook_probe_top_score_floor", "Best score that 95 % of the probes reach, themselves left out."
         )
         known = self.floor
-        if known is not None:
+        if known is not None and known.model == self._live_model():
             floor.add_metric([], known.score)
         yield floor
         yield GaugeMetricFamily(
@@ -126,19 +128,17 @@ class QueryMetrics(Collector):
 
 def _index_recall(now: IndexRecall | None) -> Iterator[Metric]:
     labels = ["generation"]
-    hits = CounterMetricFamily(
-        "everlook_index_recall_hits", "Hits of watched queries that exact search finds too.", labels=labels
-    )
-    expected = CounterMetricFamily(
-        "everlook_index_recall_expected", "Hits of exact search for watched queries.", labels=labels
+    shares = SummaryMetricFamily(
+        "everlook_index_recall_query_ratio",
+        "Of each watched query, the share of exact search's hits that it found.",
+        labels=labels,
     )
     ratio = GaugeMetricFamily("everlook_index_recall_ratio", "Index recall of the queries watched last.", labels=labels)
     queries = GaugeMetricFamily("everlook_index_recall_queries", "Queries that the index recall is of.", labels=labels)
     if now is not None:
         generation = [str(now.generation)]
-        hits.add_metric(generation, now.hits)
-        expected.add_metric(generation, now.expected)
+        shares.add_metric(generation, now.queries, now.shares)
         queries.add_metric(generation, now.recent_queries)
-        if now.recent_expected:
-            ratio.add_metric(generation, now.recent_hits / now.recent_expected)
-    yield from (hits, expected, ratio, queries)
+        if now.recent_mean is not None:
+            ratio.add_metric(generation, now.recent_mean)
+    yield from (shares, ratio, queries)

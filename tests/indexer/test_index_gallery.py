@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 
 from indexer.errors import GenerationDamaged, InvalidField, InvalidVector
 from indexer.index import Filter, Gallery, Removal, SearchParams, Segment, Upsert, View, exact
+from indexer.index.scan import scan
 from tests.indexer.vectors import clustered, unit
 
 D = 8
@@ -223,3 +226,68 @@ def test_approximate_hits_are_in_the_order_of_their_exact_scores() -> None:
     for query, best in enumerate(wanted[:5]):
         (alone,) = view.search(vectors[query : query + 1], SearchParams(exact=True))
         assert (alone.ids, alone.scores.tolist()) == (best.ids, best.scores.tolist())
+
+
+# ---------------------------------------------------------------------------------------------------- in parts
+
+
+@pytest.fixture
+def mixed(monkeypatch: pytest.MonkeyPatch) -> View:
+    """Forty items of the main segment and thirty of the delta, many of them twins, some replaced or removed; scanned
+    sixteen rows at a time."""
+    monkeypatch.setattr("indexer.index.view._SCANNED_AT_ONCE", 16 * D)
+    rng = np.random.default_rng(5)
+    items = [put(seq, f"i{seq}", int(rng.integers(0, 25)), f"c{seq % 3}") for seq in range(1, 41)]
+    gallery = over_segment(items[:40])
+    gallery.apply([Upsert(seq, f"i{seq - 20}", f"c{seq % 3}", {}, VECTORS[seq % 25]) for seq in range(41, 71)])
+    return gallery.apply([Removal(71, "i3"), Removal(72, "i44")])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SearchParams(k=1),
+        SearchParams(k=10),
+        SearchParams(k=500),
+        SearchParams(k=7, exclude_id="i9"),
+        SearchParams(k=7, filter=Filter(categories=frozenset({"c1"}))),
+        SearchParams(k=7, filter=Filter(categories=frozenset({"nothing"}))),
+        SearchParams(k=20, min_score=0.2),
+    ],
+    ids=["one", "ten", "all", "less an item", "filtered", "none", "with a minimum"],
+)
+def test_a_search_in_parts_finds_to_the_bit_what_exact_search_finds(mixed: View, params: SearchParams) -> None:
+    for query in VECTORS:
+        (wanted,) = mixed.search(query[None], replace(params, exact=True))
+        found = mixed.search_in_parts(query, params, lambda: None)
+        assert found.rows.tolist() == wanted.rows.tolist()
+        assert found.scores.tobytes() == wanted.scores.tobytes()
+    assert len(empty().view.search_in_parts(VECTORS[0], params, lambda: None)) == 0
+
+
+def test_a_search_gives_way_after_each_part_and_can_be_ended(mixed: View) -> None:
+    scanned: list[int] = []
+    calls: list[int] = []
+
+    def counted(vectors: NDArray[np.float32], *rest: Any) -> Any:
+        scanned.append(len(vectors))
+        return scan(vectors, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("indexer.index.view.scan", counted)
+        mixed.search_in_parts(VECTORS[0], SearchParams(), lambda: calls.append(len(scanned)))
+    assert scanned == [16, 16, 8, 16, 14]
+    assert calls == [1, 2, 3, 4]
+
+    def end() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        mixed.search_in_parts(VECTORS[0], SearchParams(), end)
+
+
+def test_a_search_in_parts_refuses_what_a_search_does(mixed: View) -> None:
+    with pytest.raises(InvalidField):
+        mixed.search_in_parts(VECTORS[0], SearchParams(k=0), lambda: None)
+    with pytest.raises(InvalidVector):
+        mixed.search_in_parts(VECTORS[0][:3], SearchParams(), lambda: None)

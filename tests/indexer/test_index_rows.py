@@ -53,3 +53,12 @@ def test_readers_cannot_write_into_a_column() -> None:
         column.upto(5)[0] = 7
     column.append(5)
     assert column.upto(6).tolist() == list(range(6))
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(0, 7), st.integers(0, 60))
+def test_a_part_of_a_row_set_counts_from_its_first_row(mask: list[bool], eighth: int, more: int) -> None:
+    start = min(8 * eighth, len(mask) // 8 * 8)
+    stop = min(start + more, len(mask))
+    part = RowSet.of(np.array(mask, bool)).part(start, stop)
+    assert part.rows().tolist() == [row for row, inside in enumerate(mask[start:stop]) if inside]
+    assert (part.size, part.count) == (stop - start, sum(mask[start:stop]))

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from indexer.datadir import DataDir
 from indexer.generation import Live, Serving
 from indexer.index import Filter, SearchParams
-from server.watching import queries
+from server.watching import queries, reference
 from server.watching.limits import WatchLimits
 from server.watching.queries import QueryWatch
 from server.watching.query_metrics import floor_of
@@ -164,7 +164,7 @@ def test_only_the_live_generations_series_are_there(watched: Watched) -> None:
     watched.see(CALM[:5])
     watched.live.current = serving_of(GALLERY, number=2, model=MODEL)
     watched.see(CALM[5:7])
-    for name, value in [("hits_total", 20), ("expected_total", 20), ("ratio", 1), ("queries", 2)]:
+    for name, value in [("query_ratio_sum", 2), ("query_ratio_count", 2), ("ratio", 1), ("queries", 2)]:
         assert watched.value(f"index_recall_{name}", generation="2") == value
         assert watched.value(f"index_recall_{name}", generation="1") is None
 
@@ -202,7 +202,7 @@ def test_a_late_answer_of_a_generation_that_is_gone_is_dropped(watched: Watched)
     watched.put(late)
     watched.watch.work(0.0)
     assert watched.value("query_samples_total", result="dropped") == 1
-    assert watched.value("index_recall_expected_total", generation="2") == 0
+    assert watched.value("index_recall_query_ratio_count", generation="2") == 0
 
 
 def test_no_view_is_kept_while_the_windows_are_compared(watched: Watched) -> None:
@@ -217,6 +217,78 @@ def test_no_view_is_kept_while_the_windows_are_compared(watched: Watched) -> Non
     assert watched.windows("mmd") == (1, 0)
     assert kept
     assert set(kept) == {None}
+
+
+def test_what_waits_when_a_generation_goes_during_a_comparison_is_let_go_of_in_its_first_rest(watched: Watched) -> None:
+    watched.see(CALM[:149])
+    view = weakref.ref(watched.live.current.view)
+    for vector in CALM[149:155]:
+        watched.put(sample_of(watched.live.current, vector))
+    kept: list[bool] = []
+
+    def rest() -> None:
+        kept.append(view() is not None)
+        if len(kept) == 3:  # within the tests
+            watched.live.current = serving_of(GALLERY, number=2, model=OTHER)
+
+    watched.watch._pace.rest = rest  # type: ignore[method-assign]
+    watched.watch.work(0.0)
+    assert watched.windows("mmd") == (1, 0)
+    assert kept[:3] == [True] * 3
+    assert len(kept) > 10
+    assert not any(kept[3:])
+    assert watched.value("query_samples_total", result="dropped") == 5
+    watched.watch.follow()
+    assert watched.value("query_drift_p_value", test="mmd") is None
+
+
+def test_a_repetition_of_many_parts_ends_when_its_generation_goes(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.index.view._SCANNED_AT_ONCE", 100 * 16)  # four parts of the gallery
+    watched.see(CALM[:1])
+    rests: list[int] = []
+
+    def rest() -> None:
+        rests.append(1)
+        if len(rests) == 2:
+            watched.live.current = serving_of(GALLERY, number=2, model=MODEL)
+
+    watched.watch._pace.rest = rest  # type: ignore[method-assign]
+    view = weakref.ref(watched.live.current.view)
+    watched.put(sample_of(watched.live.current, CALM[1]))
+    watched.watch.work(0.0)
+    assert len(rests) == 2
+    assert watched.value("query_samples_total", result="taken") == 1
+    assert watched.value("query_samples_total", result="dropped") == 1
+    assert view() is None
+
+
+def test_the_floor_of_a_model_that_does_not_serve_any_more_is_not_shown(watched: Watched) -> None:
+    watched.watch.know_probes(MODEL, best_scores(GALLERY))
+    assert watched.value("probe_top_score_floor") is not None
+    watched.live.current = serving_of(GALLERY, number=2, model=OTHER)
+    assert watched.value("probe_top_score_floor") is None
+    watched.watch.know_probes(OTHER, best_scores(GALLERY))
+    assert watched.value("probe_top_score_floor") is not None
+
+
+def test_a_model_whose_windows_cannot_be_followed_is_tried_again_before_its_queries_are_taken(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.see(CALM[:3])
+
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    watched.live.current = serving_of(GALLERY, number=2, model=OTHER)
+    with monkeypatch.context() as failing:
+        failing.setattr(reference, "load", broken)
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                watched.see(CALM[3:4])
+    watched.see(CALM[3:5])
+    assert watched.value("query_reference_queries") == 2
 
 
 # ---------------------------------------------------------------------------------------------------- the thread

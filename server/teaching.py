@@ -57,13 +57,24 @@ class Teaching:
                 )
             return stage
 
-    async def cancel(self) -> int:
+    async def cancel(self, patience_s: float) -> int:
         """Has the training that is under way stopped, and returns its stage when it has.
 
-        Errors: NotReady when none is under way, or when it was over before it could be stopped.
+        Errors: NotReady when none is under way, or when it was over before it could be stopped; NotServing when no
+        trainer runs, or it has not stopped within `patience_s` seconds. The request waits then, for the trainer to heed
+        it: one that this training kills each time finds it at its next start.
         """
-        training: Training = await self._read(self._to_cancel)
-        outcome: Outcome = await self._until(self._outcome, training.number)
+        training, runs = await self._read(self._to_cancel)
+        if not runs:
+            raise NotServing(f"no trainer runs; the training of stage {training.stage} is stopped when one starts")
+        try:
+            async with asyncio.timeout(patience_s):
+                outcome: Outcome = await self._until(self._outcome, training.number)
+        except TimeoutError:
+            raise NotServing(
+                f"the training of stage {training.stage} did not stop within {patience_s:.0f} s; it is still asked to",
+                retry_after_s=5.0,
+            ) from None
         if outcome.state != "cancelled":
             raise NotReady(
                 f"the training of stage {training.stage} was over before it could be stopped: {outcome.state}",
@@ -96,12 +107,13 @@ class Teaching:
                 return record.training.stage
         return None
 
-    def _to_cancel(self) -> Training:
+    def _to_cancel(self) -> tuple[Training, bool]:
+        """The training, and whether a trainer runs."""
         training = self._learning.running()
         if training is None:
             raise NotReady("no training is under way")
         stages.request_cancel(self._engine.data, training.number)
-        return training
+        return training, self._progress.runs("trainer")
 
     def _outcome(self, number: int) -> Outcome | None:
         return next(record.outcome for record in self._learning.records() if record.training.number == number)

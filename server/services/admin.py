@@ -23,6 +23,7 @@ T = TypeVar("T")
 _LOOK_EVERY_S = 0.5
 _PROGRESS_EVERY_S = 1.0
 _BEGIN_WITHIN_S = 120.0  # it looks every few seconds, and on a busy machine torch takes its time to load
+_STOP_WITHIN_S = 120.0  # it looks every second, but not while it writes a model out
 _TO_ANSWER_S = 0.5  # before the caller's deadline, so that it is told why
 
 
@@ -74,13 +75,13 @@ class AdminService(pb_grpc.AdminServicer):
         return pb.RollbackResponse(generation=await self._calls.read(self._state.live))
 
     async def StartTraining(self, request: pb.StartTrainingRequest, context: Context) -> pb.StartTrainingResponse:
-        remaining = context.time_remaining()
-        patience_s = _BEGIN_WITHIN_S if remaining is None else min(_BEGIN_WITHIN_S, remaining - _TO_ANSWER_S)
-        stage = await self._while_serving(self._teaching.start, list(request.categories), max(0.0, patience_s))
+        patience_s = _patience_s(context, _BEGIN_WITHIN_S)
+        stage = await self._while_serving(self._teaching.start, list(request.categories), patience_s)
         return pb.StartTrainingResponse(stage=stage)
 
     async def CancelTraining(self, request: pb.CancelTrainingRequest, context: Context) -> pb.CancelTrainingResponse:
-        return pb.CancelTrainingResponse(stage=await self._while_serving(self._teaching.cancel))
+        patience_s = _patience_s(context, _STOP_WITHIN_S)
+        return pb.CancelTrainingResponse(stage=await self._while_serving(self._teaching.cancel, patience_s))
 
     async def GetRecallHistory(
         self, request: pb.GetRecallHistoryRequest, context: Context
@@ -119,6 +120,12 @@ class AdminService(pb_grpc.AdminServicer):
             stopping.cancel()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+def _patience_s(context: Context, most_s: float) -> float:
+    """How long to wait for the trainer: the caller's deadline is kept."""
+    remaining = context.time_remaining()
+    return most_s if remaining is None else max(0.0, min(most_s, remaining - _TO_ANSWER_S))
 
 
 def _stopping() -> NotServing:

@@ -297,6 +297,24 @@ def test_a_training_that_was_over_first_was_not_stopped(held: Running) -> None:
         assert words == "the training of stage 0 was over before it could be stopped: published"
 
 
+def test_without_a_trainer_a_cancellation_waits_for_one(held: Running) -> None:
+    training = begun(data_of(held), 1, ["apple", "pear"])
+    code, reason, words = refused(cancel, held)
+    assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
+    assert words == "no trainer runs; the training of stage 0 is stopped when one starts"
+    assert stages.cancel_requested(data_of(held), training.number)
+
+
+def test_a_trainer_that_does_not_stop_is_still_asked_to(held: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "_STOP_WITHIN_S", 0.3)
+    with trainer(held, deaf=True):
+        training = begun(data_of(held), 1, ["apple", "pear"])
+        code, reason, words = refused(cancel, held)
+        assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
+        assert words == "the training of stage 0 did not stop within 0 s; it is still asked to"
+        assert stages.cancel_requested(data_of(held), training.number)
+
+
 # ---------------------------------------------------------------------------------------------------- the watch
 
 

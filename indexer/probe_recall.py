@@ -7,6 +7,7 @@ A probe is found at K when one of the K items nearest to it, itself left out, is
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.index import SearchParams, View
-from indexer.probes import is_probe, rank
+from indexer.probes import PROBE_SHARE, rank
 from indexer.recall import ranks
 
 MOST_PROBES: Final = 500  # of a cohort: a standard error of two points at the worst
@@ -54,20 +55,27 @@ def all_probes(
 ) -> dict[int | None, list[str]]:
     """As `probes_of`, with the probes of the categories that no stage has taught, None, in the last place.
 
-    `pause` is called every thousand rows; what it raises ends the search for them.
+    Of more than `most` of a cohort those of the lowest rank, in its order. `pause` is called every thousand rows; what
+    it raises ends the search for them.
     """
     rows = view.live_rows()
     codes, names = view.attributes.category_codes(view.rows)
     counts = np.bincount(codes[rows], minlength=len(names))
     rows = rows[counts[codes[rows]] > 1]
     cohorts = [cohort_of.get(name) for name in names]
-    found: dict[int | None, list[str]] = defaultdict(list)
+    found: dict[int | None, list[tuple[float, str]]] = defaultdict(list)
     for start in range(0, len(rows), _ROWS):
+        touched = set()
         for row in rows[start : start + _ROWS].tolist():
-            if is_probe(id := view.attributes.id(row)):
-                found[cohorts[codes[row]]].append(id)
+            id = view.attributes.id(row)
+            if (at := rank(id)) < PROBE_SHARE:
+                cohort = cohorts[codes[row]]
+                found[cohort].append((at, id))
+                touched.add(cohort)
+        for cohort in touched:
+            found[cohort] = heapq.nsmallest(most, found[cohort])
         pause()
-    return {cohort: sorted(found[cohort], key=rank)[:most] for cohort in sorted(found, key=_last_those_that_wait)}
+    return {cohort: [id for _, id in found[cohort]] for cohort in sorted(found, key=_last_those_that_wait)}
 
 
 def _last_those_that_wait(cohort: int | None) -> tuple[bool, int]:

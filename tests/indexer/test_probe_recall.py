@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from indexer.index import Gallery, Segment, Upsert, View
 from indexer.probe_recall import all_probes, found_first, places, probes_of
-from indexer.probes import is_probe
+from indexer.probes import is_probe, rank
 from indexer.recall import leave_one_out, recall_from
 from tests.indexer.vectors import unit
 
@@ -126,3 +128,32 @@ def test_the_search_for_probes_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InterruptedError):
         all_probes(view, {}, pause=pause)
     assert len(pauses) == 3
+
+
+@pytest.mark.parametrize("most", [1, 5, 100])
+def test_each_id_is_hashed_once_and_no_more_than_are_wanted_are_put_in_order_between_two_pauses(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.probe_recall._ROWS", 8)
+    ids = PROBES[:60]
+    view = view_of(unit(np.random.default_rng(0).standard_normal((60, 4))), ids, ["a"] * 60)
+    hashed: list[str] = []
+    events: list[int] = []
+
+    def counted(id: str) -> float:
+        hashed.append(id)
+        return rank(id)
+
+    def nsmallest(n: int, of: list[tuple[float, str]]) -> list[tuple[float, str]]:
+        events.append(len(of))
+        return heapq.nsmallest(n, of)
+
+    with monkeypatch.context() as patch:
+        for module in ("indexer.probe_recall", "indexer.probes"):
+            patch.setattr(f"{module}.rank", counted)
+        patch.setattr("indexer.probe_recall.heapq", SimpleNamespace(nsmallest=nsmallest))
+        found = all_probes(view, {"a": 0}, most, lambda: events.append(0))
+    assert found == {0: sorted(ids, key=rank)[:most]}
+    assert sorted(hashed) == sorted(ids)
+    assert max(events) <= most + 8
+    assert events[-1] == 0  # nothing is left for after the last pause

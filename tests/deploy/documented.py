@@ -32,7 +32,8 @@ def metrics() -> dict[str, tuple[str, frozenset[str]]]:
     for name, kind, cell in re.findall(r"^\| `(everlook_\w+)` \| (\w+) \| ([^|]*)\|", text, re.MULTILINE):
         labels = frozenset(re.findall(r"`(\w+)`", cell))
         if kind == "histogram":
-            found |= {f"{name}_bucket": ("counter", labels | {"le"})}
+            found[f"{name}_bucket"] = ("counter", labels | {"le"})
+        if kind in ("histogram", "summary"):
             found |= {f"{name}_{part}": ("counter", labels) for part in ("sum", "count")}
         else:
             found[name] = (kind, labels)

@@ -211,8 +211,8 @@ def test_each_search_of_a_server_that_watches_all_is_compared_with_exact_search(
     assert server_value(watched, "everlook_query_samples_total", result="taken") == 32
     assert server_value(watched, "everlook_query_samples_total", result="dropped") == 0
     assert server_value(watched, "everlook_index_recall_queries", generation=live) == 32
-    assert server_value(watched, "everlook_index_recall_hits_total", generation=live) == 320
-    assert server_value(watched, "everlook_index_recall_expected_total", generation=live) == 320
+    assert server_value(watched, "everlook_index_recall_query_ratio_count", generation=live) == 32
+    assert server_value(watched, "everlook_index_recall_query_ratio_sum", generation=live) == 32
     assert server_value(watched, "everlook_index_recall_ratio", generation=live) == 1
     assert server_value(watched, "everlook_query_top_score_count") == 32
     assert server_value(watched, "everlook_query_reference_queries") == 16

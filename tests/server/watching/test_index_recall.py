@@ -78,9 +78,9 @@ def measured(segment: Segment, queries: np.ndarray[tuple[int, int], np.dtype[np.
     counts = IndexRecallCount(1)
     for query in queries:
         sample = sample_of(serving, query)
-        counts.add(*(compared(sample, repeat(sample)) or (0, 0)))
-    assert counts.current.recent_expected == 10 * len(queries)
-    return counts.current.recent_hits / counts.current.recent_expected
+        counts.add(*(compared(sample, repeat(sample)) or (0, 10)))
+    assert counts.current.recent_mean is not None
+    return counts.current.recent_mean
 
 
 def test_an_index_with_too_little_search_effort_is_seen_and_one_with_enough_is_not() -> None:
@@ -97,15 +97,24 @@ def test_totals_are_of_all_and_the_ratio_of_the_last() -> None:
     counts = IndexRecallCount(7, recent=2)
     for hits in (1, 5, 10):
         counts.add(hits, 10)
-    assert counts.current == IndexRecall(7, 16, 30, recent_hits=15, recent_expected=20, recent_queries=2)
+    assert counts.current == IndexRecall(7, queries=3, shares=1.6, recent_queries=2, recent_mean=0.75)
+
+
+def test_each_query_counts_alike_whatever_its_k() -> None:
+    """Pooled, the one that asked for a thousand would hide the nine that found half."""
+    counts = IndexRecallCount(7)
+    counts.add(1000, 1000)
+    for _ in range(9):
+        counts.add(1, 2)
+    assert counts.current == IndexRecall(7, queries=10, shares=5.5, recent_queries=10, recent_mean=0.55)
 
 
 def test_another_generation_begins_anew_and_the_same_one_goes_on() -> None:
     counts = IndexRecallCount(7)
     counts.add(9, 10)
     counts.follow(7)
-    assert counts.current.hits == 9
+    assert counts.current.queries == 1
     counts.follow(8)
     assert counts.current == IndexRecall(8)
     counts.add(10, 10)
-    assert counts.current == IndexRecall(8, 10, 10, 10, 10, 1)
+    assert counts.current == IndexRecall(8, 1, 1.0, 1, 1.0)

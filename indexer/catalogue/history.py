@@ -129,6 +129,12 @@ class History:
                 rows += connection.execute(query).all()
         return _measurements(rows)
 
+    def last_at(self) -> float | None:
+        """The time of the latest measurement; None before the first."""
+        with self._database.read() as connection:
+            at: float | None = connection.execute(select(func.max(recall.c.at))).scalar_one()
+        return at
+
     def references(self, model: str) -> dict[int, CohortCounts]:
         """What each cohort in a model's lineage measured right after the swap at which its stage went live.
 

@@ -22,7 +22,7 @@ from indexer.index.segment import Segment
 
 EXACT_BELOW = 10_000  # matching rows below which exact search is used (tests/bench/results/index_types.json)
 _SCORED_AT_ONCE = 1 << 21  # elements of the vectors that are scored again together
-_SCANNED_AT_ONCE = 1 << 21  # elements of the vectors that are scanned together where others are given way to: 1 to 2 ms
+_SCANNED_AT_ONCE = 1 << 22  # elements of the vectors that are scanned together where others are given way to: 1 to 2 ms
 
 
 @dataclass(frozen=True)

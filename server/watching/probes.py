@@ -14,6 +14,7 @@ logged, and the measurement made again a little later.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -181,9 +182,11 @@ class ProbeWatch:
         return measurement, tuple(found)
 
     def _time(self, history: History) -> float:
-        """Now, and never before the last swap: a clock that was put back must not part the two."""
-        swap = history.last_swap()
-        return self._clock() if swap is None else max(self._clock(), swap.at)
+        """Now; but not before the last swap, and after every other measurement: a clock that was put back must neither
+        part a swap from its measurement nor make several of them one."""
+        swap, last_at = history.last_swap(), history.last_at()
+        least = -math.inf if last_at is None else math.nextafter(last_at, math.inf)
+        return max(self._clock(), least if swap is None else max(least, swap.at))
 
 
 class _Overtaken(Exception):

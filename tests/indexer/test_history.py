@@ -106,6 +106,13 @@ def test_a_cohort_without_probes_at_its_swap_has_no_reference(history: History) 
     assert history.references("one") == {}
 
 
+def test_the_time_of_the_latest_measurement_is_the_highest(history: History) -> None:
+    assert history.last_at() is None
+    for at in (10.5, 12.25, 11.0):
+        history.append(measured(at, "one", Cause.TIMER, counts(0, 1)))
+    assert history.last_at() == 12.25
+
+
 def test_what_was_measured_right_after_the_latest_swap_is_where_the_live_model_began(history: History) -> None:
     assert history.after_last_swap("one") == {}
     history.append_swap(swap(10, "one", "zero", 0))

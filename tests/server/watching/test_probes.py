@@ -229,8 +229,25 @@ def test_a_measurement_is_never_before_the_swap_that_it_is_for_though_the_clock_
 ) -> None:
     engine.swap("one", "zero", 0, 2, at=5000.0)
     with watch_of(engine, every_s=0.01, clock=lambda: 4000.0):
-        until(lambda: len(engine.history.measurements()) == 1 and not engine.history.awaits_measurement("one"))
+        until(lambda: not engine.history.awaits_measurement("one"))
     assert engine.history.measurements()[0].at == 5000.0
+
+
+def test_measurements_stay_apart_and_in_their_order_though_the_clock_was_put_back(engine: FakeEngine) -> None:
+    engine.swap("one", "zero", 0, 2, at=5000.0)
+    times = iter([6000.0])
+    told: list[Measured] = []
+    watch = watch_of(engine, every_s=0.01, clock=lambda: next(times, 4000.0))
+    watch.on_measured.append(told.append)
+    with watch:
+        until(lambda: len(told) >= 3)
+    found = engine.history.measurements()
+    assert len(found) == len(told)
+    assert found == [each.measurement for each in told]
+    assert [each.cause for each in found[:3]] == [Cause.SWAP, Cause.TIMER, Cause.TIMER]
+    assert all(each.cohorts == found[0].cohorts for each in found)
+    assert found[0].at == 6000.0
+    assert 6000.0 < found[1].at < found[2].at < 6000.001
 
 
 def test_a_cohorts_spoiled_vectors_show_as_drift_beyond_its_error_and_no_other_cohorts_do(engine: FakeEngine) -> None:

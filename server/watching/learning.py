@@ -107,13 +107,22 @@ class LearningProgress:
             return None
 
     def _categories(self) -> Iterator[Metric]:
-        running, news = self._learning.running(), self._progress.news("trainer")
-        learning = 0 if running is None else len(running.categories)
-        ripe = 0 if news is None else news.ripe
-        learned = self._learned()
-        waiting = max(0, self._engine.catalogue.totals().categories - learned - learning - ripe)
+        news = self._progress.news("trainer")
+        learned, learning = self._learned(), len(self._being_learned())
+        others = max(0, self._engine.catalogue.totals().categories - learned - learning)
+        ripe = 0 if news is None else min(news.ripe, others)
+        waiting = others - ripe
         counts = {"waiting": waiting, "ripe": ripe, "learning": learning, "learned": learned}
         yield gauges("everlook_category_states", "Categories that have items, by how far they are.", "state", counts)
+
+    def _being_learned(self) -> set[str]:
+        """What the training under way teaches, and what the model that is to go live has learned last."""
+        found = set[str]()
+        if (running := self._learning.running()) is not None:
+            found.update(running.categories)
+        if (candidate := self._progress.candidate()) is not None:
+            found.update(*self._learning.lineage(candidate[0]).cohorts[-1:])
+        return found.difference(self._learning.cohort_of(self._engine.live.current.generation.model.id))
 
     def _ripe_since(self) -> float | None:
         """When the stage that has waited longest became ripe, or its training began; None when none waits."""

@@ -103,6 +103,27 @@ def test_categories_are_told_apart_by_how_far_they_are(tmp_path: Path) -> None:
         assert count_learned(engine.live.current.view, {"a", "b", "gone"}) == 2
 
 
+def test_a_category_is_being_learned_from_its_trainings_first_step_until_its_model_is_live(tmp_path: Path) -> None:
+    with engine_in(tmp_path) as engine:
+        watched = Watched(engine)
+        for category in ("a", "b", "c", "d"):
+            watched.put(category, category)
+        expected = {"waiting": 2, "ripe": 0, "learning": 2, "learned": 0}
+        training = begun(watched.data, 1, ["a", "b"])
+        assert watched.values("category_states") == expected
+        model = model_of(watched.data, 2, watched.base, ["a", "b"])
+        ended(watched.data, training, "published")
+        assert watched.values("category_states") == expected  # while its photos are embedded
+        say(watched.data, "trainer", Activity("waits", ripe=3, ripe_since=NOW - 5))
+        assert watched.values("category_states") == {**expected, "waiting": 0, "ripe": 2}
+        say(watched.data, "trainer", Activity("waits"))
+        generation(watched.data, model.id)
+        assert watched.values("category_states") == expected  # until the swap
+        assert watched.values("training_active") == {"0": 1}
+        begun(watched.data, 2, ["b", "c"])
+        assert watched.values("category_states")["learning"] == 3
+
+
 def test_the_gallery_is_looked_through_seldom_and_again_for_another_change(watched: Watched) -> None:
     times = iter([0.0, 1.0, 10.0, 51.1, 52.0])  # began and ended in turn; the first look takes a second
     counted: list[int] = []
@@ -174,6 +195,15 @@ def test_a_program_that_runs_elsewhere_is_up_while_it_is_heard_of_and_one_that_n
     assert found["everlook_program_heartbeat_timestamp_seconds"]["trainer"] == pytest.approx(time.time(), abs=60)
     assert found["everlook_program_heartbeat_timestamp_seconds"]["indexer"] == pytest.approx(time.time() - 3600, abs=60)
     assert found["everlook_program_resident_memory_bytes"] == {}
+
+
+def test_a_program_that_runs_elsewhere_and_dies_at_once_is_seen_to_start_each_time(watched: Watched) -> None:
+    read = Programs(watched.data, watched.progress, watched.supervisor)
+    for start in (5000.0, 5030.0, 5060.0):
+        Reporter(watched.data, "trainer", lambda now=start: now).say(Activity("looks for a stage"))  # type: ignore[misc]
+        assert values_of(read())["everlook_program_start_timestamp_seconds"] == {"trainer": start}
+    (watched.data.programs / "trainer.json").write_text('{"words": "an older version"}')
+    assert values_of(read())["everlook_program_start_timestamp_seconds"] == {}
 
 
 def test_a_program_of_the_server_is_up_while_its_process_runs(watched: Watched) -> None:

@@ -34,14 +34,17 @@ class Activity:
     ripe_since: float = 0.0  # Unix seconds, while there are some
     pid: int = 0
     at: float = 0.0  # Unix seconds when it was written
+    started_at: float = 0.0  # Unix seconds when the process began to say what it does
 
 
 class Reporter:
-    """`say` keeps <data>/programs/<name>.json up to date; a full disk does not stop the work that is reported."""
+    """`say` keeps <data>/programs/<name>.json up to date; a full disk does not stop the work that is reported. There is
+    one in a process, from its start."""
 
     def __init__(self, data: DataDir, name: str, clock: Callable[[], float] = time.time) -> None:
         self._path = data.programs / f"{name}.json"
         self._clock = clock
+        self._started_at = clock()
         self._last: Activity | None = None
 
     def say(self, activity: Activity) -> None:
@@ -55,7 +58,7 @@ class Reporter:
         recent = last is not None and abs(now - last.at) < _AT_MOST_EVERY_S  # a clock that is set back hides nothing
         if same and recent and activity.done < activity.total:
             return
-        self._last = replace(activity, pid=os.getpid(), at=now)
+        self._last = replace(activity, pid=os.getpid(), at=now, started_at=self._started_at)
         aside = self._path.with_name(f".{self._path.name}")  # one name: what kills leave is written over
         with contextlib.suppress(OSError):
             aside.write_text(json.dumps(asdict(self._last)), encoding="utf-8")

@@ -27,13 +27,17 @@ class Programs:
         self._supervisor = supervisor
 
     def __call__(self) -> Iterator[Metric]:
-        said = {name: activity.at for name in PROGRAMS if (activity := read_activity(self._data, name)) is not None}
+        news = {name: activity for name in PROGRAMS if (activity := read_activity(self._data, name)) is not None}
+        said = {name: activity.at for name, activity in news.items()}
         children = self._supervisor.children
         up = {name: float(self._progress.runs(name)) for name in PROGRAMS if name in children or name in said}
         text = "Whether the program runs: as the server's child, or elsewhere by its recent news."
         yield gauges("everlook_program_up", text, "program", up)
         text = "Unix time when the program was last heard of."
         yield gauges("everlook_program_heartbeat_timestamp_seconds", text, "program", said)
+        text = "Unix time when the process of the program started that was last heard of."
+        started = {name: activity.started_at for name, activity in news.items() if activity.started_at}
+        yield gauges("everlook_program_start_timestamp_seconds", text, "program", started)
         memory = {name: resident_bytes(child.pid) for name, child in children.items() if child.pid}
         text = "Size of the memory of a program that the server runs and of its processes, in bytes."
         found = {name: size for name, size in memory.items() if size is not None}

@@ -33,7 +33,7 @@ WORKING = Activity("embedding", "backfill", stage=2, categories=20, done=1, tota
 def test_what_a_program_says_is_read_with_its_process_and_time(data: DataDir) -> None:
     assert read_activity(data, "indexer") is None
     Reporter(data, "indexer", Clock()).say(WORKING)
-    assert read_activity(data, "indexer") == replace(WORKING, pid=os.getpid(), at=1000.0)
+    assert read_activity(data, "indexer") == replace(WORKING, pid=os.getpid(), at=1000.0, started_at=1000.0)
     assert read_activity(data, "trainer") is None
 
 
@@ -60,7 +60,22 @@ def test_news_are_written_at_once_and_progress_twice_a_second(
     reporter.say(said)
     found = read_activity(data, "indexer")
     assert found is not None
-    assert replace(found, pid=0, at=0.0) == (said if written else WORKING)
+    assert replace(found, pid=0, at=0.0, started_at=0.0) == (said if written else WORKING)
+
+
+def test_each_process_says_when_it_started_and_goes_on_saying_so(data: DataDir) -> None:
+    clock = Clock()
+    reporter = Reporter(data, "trainer", clock)
+    for words in ("waits", "teaches"):
+        clock.now += 50.0
+        reporter.say(Activity(words))
+        found = read_activity(data, "trainer")
+        assert found is not None
+        assert (found.at, found.started_at) == (clock.now, 1000.0)
+    Reporter(data, "trainer", clock).say(Activity("waits"))
+    again = read_activity(data, "trainer")
+    assert again is not None
+    assert again.started_at == 1100.0
 
 
 def test_what_a_kill_left_of_the_news_is_written_over(data: DataDir) -> None:

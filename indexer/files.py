@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,13 @@ def fsync_path(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def publish_folder(final: Path) -> Iterator[Path]:
+def publish_folder(final: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yields an empty staging folder beside `final`, and makes it `final` in one step when the block ends well.
 
-    Errors: FileExistsError when `final` exists (what is published is never replaced). When the block raises, the
-    staging folder is removed and `final` does not appear.
+    `check` is called when all is on the disk, just before that step.
+
+    Errors: FileExistsError when `final` exists (what is published is never replaced). When the block or
+    `check` raises, the staging folder is removed and `final` does not appear.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
@@ -50,6 +52,7 @@ def publish_folder(final: Path) -> Iterator[Path]:
                 fsync_path(Path(folder, name))
             fsync_path(Path(folder))
         staging.chmod(0o755)
+        check()
         os.rename(staging, final)  # fails when `final` has appeared meanwhile and is not empty
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)

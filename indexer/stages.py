@@ -13,6 +13,7 @@ is being trained do not join; they are found at once, like those that come later
 | crash at this step                | found so at restart                                                          |
 |-----------------------------------|------------------------------------------------------------------------------|
 | while photos are written          | `.staging-*`, which nobody reads, and which the next trainer sweeps          |
+| the same, for a request           | the same; it begins anew if the request still stands just before the rename  |
 | after the rename                  | a training that has begun: it goes on                                        |
 | before or while outcome.json      | the same                                                                     |
 | after it, before photos are removed | a training that has ended; the next start removes what it left             |
@@ -26,14 +27,14 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir
-from indexer.errors import EverlookError, InvalidField, ItemNotFound, PhotoDamaged
+from indexer.errors import EverlookError, InvalidField, ItemNotFound, NotReady, PhotoDamaged
 from indexer.files import publish_folder, write_json
 from indexer.gates import Gate, from_json, to_json
 from indexer.probes import is_probe
@@ -41,6 +42,7 @@ from indexer.probes import is_probe
 log = logging.getLogger(__name__)
 
 PHOTOS: Final = "photos"
+GATHERS: Final = "gathers the photos of"  # how a trainer that is about to begin says so
 CHECKPOINT: Final = "checkpoint.pt"  # what the trainer goes on from
 OVERTAKEN: Final = "another model went live meanwhile than the one that it was taught from"  # why it was cancelled
 
@@ -212,24 +214,35 @@ def begin(
     reason: str,
     request: str = "",
     damaged: set[str] | None = None,
+    tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Training:
     """Gives the next training its categories and copies of their photos, which from now on are all that it can read.
 
     A photo that was deleted, became a probe's or was damaged since it was chosen is left out, and so is a category that
-    has too few left. `damaged` gets the photos that were damaged. Errors: InvalidField when fewer than two categories
-    remain; OSError.
+    has too few left. `damaged` gets the photos that were damaged; `tick` hears how many photos are done, of how many.
+
+    Errors: InvalidField when fewer than two categories remain; NotReady when `request` was withdrawn; OSError.
     """
     damaged = set() if damaged is None else damaged
     number = max(numbers(data), default=0) + 1
     categories: list[str] = []
     photos: list[tuple[str, int]] = []
-    seq = catalogue.last_seq
-    with publish_folder(data.stage(number)) as staging:
+    seq, done, total = catalogue.last_seq, 0, sum(len(each.photos) for each in chosen)
+
+    def check() -> None:
+        if request and not _stands(data, request):
+            raise NotReady("the request was withdrawn before its photos were gathered")
+
+    with publish_folder(data.stage(number), check) as staging:
         folder = staging / PHOTOS
         folder.mkdir()
         for each in sorted(chosen, key=lambda each: each.name):
-            held_out = _held_out(catalogue, each.photos)
-            copied = [sha for sha in each.photos if sha not in held_out and _copied(catalogue, sha, folder, damaged)]
+            held_out, copied = _held_out(catalogue, each.photos), list[str]()
+            for sha in each.photos:
+                tick(done, total)
+                done += 1
+                if sha not in held_out and _copied(catalogue, sha, folder, damaged):
+                    copied.append(sha)
             if len(copied) >= _LEAST_PHOTOS:
                 photos += [(sha, len(categories)) for sha in copied]
                 categories.append(each.name)
@@ -355,6 +368,11 @@ def requested_training(data: DataDir) -> Request | None:
         return Request(str(raw["id"]), tuple(map(str, raw["categories"])))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _stands(data: DataDir, request: str) -> bool:
+    waiting = requested_training(data)
+    return waiting is not None and waiting.id == request
 
 
 def cancel_requested(data: DataDir, training: int) -> bool:

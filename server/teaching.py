@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -29,20 +30,20 @@ class Teaching:
         self._read = read
         self._one = asyncio.Lock()
 
-    async def start(self, categories: Sequence[str], patience_s: float) -> int:
+    async def start(self, categories: Sequence[str], patience_s: float, most_s: float) -> int:
         """Has the trainer train these categories, or all that wait, and returns the stage when that has begun.
 
         Errors, with no training begun: InvalidField for categories that are no stage; NotReady when something is being
-        learned already or no trainer runs; NotServing when the trainer has not begun within `patience_s` seconds. Ends
-        without a training, too, when the caller is cancelled.
+        learned already or no trainer runs; NotServing when the trainer has not begun within `patience_s` seconds and
+        does not gather photos then, or not within `most_s`. Ends without a training, too, when the caller is cancelled.
         """
         async with self._one:
             asking = asyncio.ensure_future(self._read(self._request, tuple(categories)))
             stage: int | None = None
             try:
                 request: Request = await asyncio.shield(asking)
-                async with asyncio.timeout(patience_s):
-                    stage = await self._until(self._begun, request)
+                async with asyncio.timeout(most_s):
+                    stage = await self._until_begun(request, patience_s)
             except TimeoutError:
                 pass
             finally:
@@ -50,12 +51,22 @@ class Teaching:
                 if asking.exception() is None:
                     await self._read(stages.withdraw, self._engine.data, asking.result())
             if stage is None:
-                stage = await self._read(self._begun, request)  # at the last moment
+                await asyncio.sleep(_LOOK_EVERY_S)  # for a trainer that saw the request stand a moment ago
+                stage = await self._read(self._begun, request)
             if stage is None:
-                raise NotServing(
-                    f"the trainer did not begin within {patience_s:.0f} s, and is not asked any more", retry_after_s=5.0
-                )
+                raise NotServing("the trainer did not begin in time, and is not asked any more", retry_after_s=5.0)
             return stage
+
+    async def _until_begun(self, request: Request, patience_s: float) -> int | None:
+        """The stage, once the trainer has begun it; None when it has not within its time and gathers no photos."""
+        asked = time.monotonic()
+        while True:
+            stage: int | None = await self._read(self._begun, request)
+            if stage is not None:
+                return stage
+            if time.monotonic() - asked >= patience_s and not await self._read(self._gathers):
+                return None
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def cancel(self, patience_s: float) -> int:
         """Has the training that is under way stopped, and returns its stage when it has.
@@ -106,6 +117,10 @@ class Teaching:
             if record.training.request == request.id:
                 return record.training.stage
         return None
+
+    def _gathers(self) -> bool:
+        news = self._progress.news("trainer")
+        return news is not None and news.words.startswith(stages.GATHERS)
 
     def _to_cancel(self) -> tuple[Training, bool]:
         """The training, and whether a trainer runs."""

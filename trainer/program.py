@@ -19,7 +19,7 @@ from indexer import stages
 from indexer.allocator import give_back_memory, keep_freed_memory
 from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir, Lock
-from indexer.errors import Damaged, EverlookError, InvalidField
+from indexer.errors import Damaged, EverlookError, InvalidField, NotReady
 from indexer.files import sweep
 from indexer.generation import candidate_generation, candidate_model, live_model
 from indexer.lineage import load_lineage
@@ -152,6 +152,9 @@ class Program:
             self._refused = f"; what was asked for is no stage: {error}"
             log.warning("a request was refused: %s", error)
             return None
+        except NotReady as error:
+            log.warning("no training begins: %s", error)
+            return None
 
     def _has_begun(self, request: Request) -> bool:
         for number in reversed(stages.numbers(self._data)):
@@ -202,9 +205,9 @@ class Program:
         teach.check(self._settings.recipe, self._settings.device)
 
     def _begin(self, live: str, chosen: Sequence[Waiting], reason: str, request: str = "") -> Training:
-        """Errors: InvalidField when no stage is left of it; OSError."""
+        """Errors: InvalidField when no stage is left of it; NotReady when the request was withdrawn; OSError."""
         self._refused = ""
-        self._idle(f"gathers the photos of {len(chosen)} new categories", ripe=len(chosen))
+        words = f"{stages.GATHERS} {len(chosen)} new categories"
         training = stages.begin(
             self._data,
             self._catalogue,
@@ -214,6 +217,7 @@ class Program:
             reason=reason,
             request=request,
             damaged=self._damaged,
+            tick=lambda done, total: self._idle(words, len(chosen), done, total),
         )
         log.info("training %d of stage %d begins: %s", training.number, training.stage, reason)
         return training
@@ -235,8 +239,9 @@ class Program:
         give_back_memory()
         self._seen = None
 
-    def _idle(self, words: str, ripe: int = 0) -> None:
-        self._reporter.say(Activity(words, ripe=ripe, ripe_since=self._ripe_since if ripe else 0.0))
+    def _idle(self, words: str, ripe: int = 0, done: int = 0, total: int = 0) -> None:
+        since = self._ripe_since if ripe else 0.0
+        self._reporter.say(Activity(words, done=done, total=total, ripe=ripe, ripe_since=since))
 
 
 class _Watcher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
@@ -75,12 +76,12 @@ class AdminService(pb_grpc.AdminServicer):
         return pb.RollbackResponse(generation=await self._calls.read(self._state.live))
 
     async def StartTraining(self, request: pb.StartTrainingRequest, context: Context) -> pb.StartTrainingResponse:
-        patience_s = _patience_s(context, _BEGIN_WITHIN_S)
-        stage = await self._while_serving(self._teaching.start, list(request.categories), patience_s)
+        names, most_s = list(request.categories), _time_left(context)
+        stage = await self._while_serving(self._teaching.start, names, _BEGIN_WITHIN_S, most_s)
         return pb.StartTrainingResponse(stage=stage)
 
     async def CancelTraining(self, request: pb.CancelTrainingRequest, context: Context) -> pb.CancelTrainingResponse:
-        patience_s = _patience_s(context, _STOP_WITHIN_S)
+        patience_s = min(_STOP_WITHIN_S, _time_left(context))
         return pb.CancelTrainingResponse(stage=await self._while_serving(self._teaching.cancel, patience_s))
 
     async def GetRecallHistory(
@@ -122,10 +123,10 @@ class AdminService(pb_grpc.AdminServicer):
             await asyncio.gather(task, return_exceptions=True)
 
 
-def _patience_s(context: Context, most_s: float) -> float:
-    """How long to wait for the trainer: the caller's deadline is kept."""
+def _time_left(context: Context) -> float:
+    """The seconds that the caller waits for an answer; infinite where it has set no deadline."""
     remaining = context.time_remaining()
-    return most_s if remaining is None else max(0.0, min(most_s, remaining - _TO_ANSWER_S))
+    return math.inf if remaining is None else max(0.0, remaining - _TO_ANSWER_S)
 
 
 def _stopping() -> NotServing:

@@ -18,7 +18,7 @@ from indexer import stages
 from indexer.catalogue import Catalogue, Delete
 from indexer.catalogue.database import open_database
 from indexer.datadir import DataDir
-from indexer.errors import CatalogueDamaged, EverlookError, InvalidField, ItemNotFound
+from indexer.errors import CatalogueDamaged, EverlookError, InvalidField, ItemNotFound, NotReady
 from indexer.files import sweep
 from indexer.gates import Gate
 from indexer.stages import Outcome, Request, StageRule, Training, Waiting
@@ -58,7 +58,7 @@ def fill(catalogue: Catalogue) -> None:
 
 def begun(data: DataDir, catalogue: Catalogue) -> Training:
     chosen = stages.waiting(catalogue, ())
-    return stages.begin(data, catalogue, chosen, stage=0, base="b" * 64, reason="they are ripe", request="r")
+    return stages.begin(data, catalogue, chosen, stage=0, base="b" * 64, reason="they are ripe")
 
 
 class TestWaiting:
@@ -298,6 +298,58 @@ class Killed(BaseException):
 
 def kill(*_: object, **__: object) -> NoReturn:
     raise Killed
+
+
+class TestARequestThatIsWithdrawn:
+    @pytest.fixture
+    def request_(self, data: DataDir, catalogue: Catalogue) -> Request:
+        fill(catalogue)
+        return stages.request_training(data)
+
+    def begin(self, data: DataDir, catalogue: Catalogue, request: Request) -> Training:
+        chosen = stages.waiting(catalogue, ())
+        return stages.begin(data, catalogue, chosen, stage=0, base="", reason="", request=request.id)
+
+    def test_while_it_stands_its_training_begins(self, data: DataDir, catalogue: Catalogue, request_: Request) -> None:
+        assert self.begin(data, catalogue, request_).request == request_.id
+
+    @pytest.mark.parametrize("another", [False, True], ids=["withdrawn", "replaced"])
+    def test_when_its_photos_are_on_the_disk_no_training_begins(
+        self, another: bool, data: DataDir, catalogue: Catalogue, request_: Request, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def synced(path: Path) -> None:
+            if path.parent == data.stages:  # the staging folder: the last before the rename
+                stages.request_training(data) if another else stages.withdraw(data, request_)
+
+        monkeypatch.setattr("indexer.files.fsync_path", synced)
+        with pytest.raises(NotReady, match="the request was withdrawn"):
+            self.begin(data, catalogue, request_)
+        assert list(data.stages.iterdir()) == []
+
+    def test_nor_does_it_after_a_kill_while_photos_were_written(
+        self, data: DataDir, catalogue: Catalogue, request_: Request, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", kill)
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+            with pytest.raises(Killed):
+                self.begin(data, catalogue, request_)
+        sweep(data.stages)
+        stages.withdraw(data, request_)
+        with pytest.raises(NotReady):
+            self.begin(data, catalogue, request_)
+        assert list(data.stages.iterdir()) == []
+        request = stages.request_training(data)
+        assert self.begin(data, catalogue, request).number == 1
+
+    def test_how_far_the_photos_are_is_told(self, data: DataDir, catalogue: Catalogue) -> None:
+        fill(catalogue)
+        told = list[tuple[int, int]]()
+        chosen = stages.waiting(catalogue, ())
+        stages.begin(
+            data, catalogue, chosen, stage=0, base="", reason="", tick=lambda done, total: told.append((done, total))
+        )
+        assert told == [(0, 4), (1, 4), (2, 4), (3, 4)]
 
 
 class TestCrashTable:

@@ -181,7 +181,7 @@ def test_a_swap_that_cannot_be_is_refused_by_its_reason(held: Running) -> None:
 
 @contextlib.contextmanager
 def trainer(
-    server: Running, *, deaf: bool = False, ends: stages.State = "cancelled"
+    server: Running, *, deaf: bool = False, ends: stages.State = "cancelled", gathers_s: float = 0.0
 ) -> Iterator[list[stages.Training]]:
     """A trainer that begins what is asked for, and stops it where that is asked for; yields what it has begun."""
     data = data_of(server)
@@ -192,6 +192,9 @@ def trainer(
             reporter.say(Activity("waiting"))
             asked = stages.requested_training(data)
             if asked is not None and not deaf:
+                until = time.monotonic() + gathers_s
+                while time.monotonic() < until and not stop.wait(0.02):
+                    reporter.say(Activity("gathers the photos of 3 new categories"))
                 chosen = asked.categories or ("apple", "pear", "plum")
                 began.append(begun(data, len(began) + 1, chosen, stage=len(began), request=asked.id))
                 stages.withdraw(data, asked)
@@ -267,6 +270,21 @@ def test_a_request_that_the_trainer_does_not_take_up_is_withdrawn(idle: Running)
         assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
         assert "the trainer did not begin" in words
         assert stages.requested_training(data_of(idle)) is None
+
+
+def test_a_trainer_that_gathers_the_photos_is_waited_for(held: Running) -> None:
+    with trainer(held, gathers_s=1.5) as began:
+        assert start(held, "apple", "pear") == 0
+        assert began[0].categories == ("apple", "pear")
+
+
+def test_but_no_longer_than_its_caller_waits(held: Running) -> None:
+    with trainer(held, gathers_s=3.0):
+        with pytest.raises(grpc.RpcError) as failed:
+            held.admin.StartTraining(pb.StartTrainingRequest(), timeout=1.5)
+        error: Any = failed.value
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert stages.requested_training(data_of(held)) is None
 
 
 def test_a_caller_that_hangs_up_takes_its_request_along(idle: Running, monkeypatch: pytest.MonkeyPatch) -> None:

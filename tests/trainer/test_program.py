@@ -246,6 +246,22 @@ class TestRequests:
         )
         assert "'zebras' is no category" in caplog.text
 
+    def test_one_that_is_withdrawn_while_its_photos_are_gathered_begins_nothing(
+        self, shop: Shop, taught: list[Training], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.fill("a", "b")
+        request, copied, gathering = stages.request_training(shop.data), stages._copied, list[str]()
+
+        def withdrawing(*given: Any) -> bool:
+            gathering.append(words(shop))
+            stages.withdraw(shop.data, request)
+            return copied(*given)
+
+        monkeypatch.setattr(stages, "_copied", withdrawing)
+        once(shop)
+        assert set(gathering) == {"gathers the photos of 2 new categories"}
+        assert (taught, list(shop.data.stages.iterdir())) == ([], [])
+
     def test_one_whose_training_had_begun_before_a_kill_is_not_begun_twice(
         self, shop: Shop, taught: list[Training]
     ) -> None:

@@ -137,7 +137,8 @@ def measured_from_now(server: Running) -> tuple[float, float]:
     return drifts(server)["0"]
 
 
-@pytest.mark.parametrize("how", ["blurred", *(pytest.param(how, marks=pytest.mark.slow) for how in list(WORSE)[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", WORSE)
 def test_photos_that_have_got_worse_show_as_drift_beyond_its_error_until_they_are_mended(
     shop: tuple[Running, Birds], how: str
 ) -> None:

@@ -95,6 +95,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_the_same_command_again_end_in_the_same_results(
     photos: Path, bench: Bench, whole: Everything, tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ class TestPublished:
 
 
 class TestIdentity:
+    @pytest.mark.slow
     def test_the_same_recipe_makes_the_same_model_in_another_process(
         self, published: Published, tmp_path: Path
     ) -> None:
@@ -161,6 +162,7 @@ class TestParity:
 
 
 class TestPhotos:
+    @pytest.mark.slow
     def test_a_fitted_head_is_fitted_on_the_photos(self, models: Path, pictures: Path, published: Published) -> None:
         fitted = publish_first_model(models, FirstModel(image_size=SIZE, photos=pictures, head="pca"))
         assert fitted.manifest.id != published.manifest.id
@@ -170,6 +172,7 @@ class TestPhotos:
             features = export.load_network(fitted.folder).features(images)
         torch.testing.assert_close(features.mean(dim=0), torch.zeros(512), rtol=0, atol=1e-3)
 
+    @pytest.mark.slow
     def test_with_few_photos_the_head_is_the_one_that_needs_none_and_a_model_that_is_there_is_kept(
         self, models: Path, pictures: Path, published: Published
     ) -> None:

@@ -34,7 +34,7 @@ from server.budget import Budget
 from server.health import Health
 from server.interceptors import CallInterceptor
 from server.learning import Learning
-from server.metrics import Metrics, SnapshotCollector
+from server.metrics import Metrics, gauge_families, snapshot_families
 from server.pipeline import Pipeline
 from server.progress import Progress
 from server.services.admin import AdminService
@@ -152,6 +152,8 @@ class App:
         state = ServerState(engine, pipeline, settings, limits, learning, swapper, progress)
         readings: dict[str, Reading] = {
             "build": build(everlook_version()),
+            "state": lambda: snapshot_families(state.snapshot()),
+            "catalogue": lambda: gauge_families(state.held()),
             "records": Records(engine.data, learning, time.time()),
             "learning": LearningProgress(engine, learning, progress),
             "programs": Programs(engine.data, progress, supervisor),
@@ -159,7 +161,7 @@ class App:
             "disk": disk(engine.data.root),
         }
         metrics.registry.register(OperatorCollector(readings, metrics.registry))
-        self._start_metrics(stack, metrics, state)
+        self._start_metrics(stack, metrics)
         calls = Calls(
             tracing=tracing,
             engine=engine,
@@ -201,11 +203,10 @@ class App:
         stack.push_async_callback(asyncio.to_thread, tracing.close)
         return tracing
 
-    def _start_metrics(self, stack: AsyncExitStack, metrics: Metrics, state: ServerState) -> None:
+    def _start_metrics(self, stack: AsyncExitStack, metrics: Metrics) -> None:
         registry = metrics.registry
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
-        registry.register(SnapshotCollector(state.snapshot))
         host, port = self._settings.host, self._settings.metrics_port
         try:
             http, thread = prometheus_client.start_http_server(port, host, registry=registry)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from indexer.errors import EverlookError, Overloaded, QueueFull, StorageFull
 from server.batching import Lane
 from server.supervisor import PROGRAMS
 from server.swapper import Attempt
 
-log = logging.getLogger(__name__)
-
 _FAST = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SLOW = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
 class Metrics:
-    """Counters and histograms that the code writes to. Gauges are read off at each scrape, by `Snapshot`."""
+    """Counters and histograms that the code writes to. Gauges are read off at each scrape: `OperatorCollector`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -116,28 +112,20 @@ class Snapshot:
     """Labels of everlook_generation_info."""
 
 
-class SnapshotCollector(Collector):
-    """Turns a snapshot into gauges at each scrape. Without a catalogue to read there are none; the counters stay."""
+def snapshot_families(now: Snapshot) -> Iterator[Metric]:
+    """The families of a snapshot."""
+    yield from gauge_families(now.gauges)
+    depth = GaugeMetricFamily("everlook_queue_depth", "Jobs waiting.", labels=["lane"])
+    capacity = GaugeMetricFamily("everlook_queue_capacity", "Jobs that may wait.", labels=["lane"])
+    for lane, (waiting, most) in now.queues.items():
+        depth.add_metric([lane], waiting)
+        capacity.add_metric([lane], most)
+    yield depth
+    yield capacity
+    yield InfoMetricFamily("everlook_generation", "The live generation.", value=now.info)
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
-        self._snapshot = snapshot
 
-    def describe(self) -> Iterator[Metric]:
-        return iter(())
-
-    def collect(self) -> Iterator[Metric]:
-        try:
-            now = self._snapshot()
-        except EverlookError as error:
-            log.error("the gauges cannot be read: %s", error)
-            return
-        for name, (text, value) in now.gauges.items():
-            yield GaugeMetricFamily(f"everlook_{name}", text, value=value)
-        depth = GaugeMetricFamily("everlook_queue_depth", "Jobs waiting.", labels=["lane"])
-        capacity = GaugeMetricFamily("everlook_queue_capacity", "Jobs that may wait.", labels=["lane"])
-        for lane, (waiting, most) in now.queues.items():
-            depth.add_metric([lane], waiting)
-            capacity.add_metric([lane], most)
-        yield depth
-        yield capacity
-        yield InfoMetricFamily("everlook_generation", "The live generation.", value=now.info)
+def gauge_families(gauges: Mapping[str, tuple[str, float]]) -> Iterator[Metric]:
+    """Gauges by name without prefix, with their help."""
+    for name, (text, value) in gauges.items():
+        yield GaugeMetricFamily(f"everlook_{name}", text, value=value)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from importlib.metadata import PackageNotFoundError, version
 
 from indexer.engine import Engine
-from indexer.errors import Damaged, EverlookError
+from indexer.errors import Damaged
 from indexer.generation import gates_of
 from indexer.validate import Limits
 from server import wire
@@ -22,8 +21,6 @@ from server.progress import Progress
 from server.settings import Settings
 from server.swapper import Swapper
 from server.wire import pb
-
-log = logging.getLogger(__name__)
 
 
 class ServerState:
@@ -93,11 +90,10 @@ class ServerState:
         return [live if each.number == live.number else each for each in found]
 
     def snapshot(self) -> Snapshot:
-        """The gauges of one Prometheus scrape; those of the catalogue are missing while it cannot be read."""
+        """What one Prometheus scrape reads off memory."""
         live = self._engine.live.current
         return Snapshot(
             gauges={
-                **self._held(),
                 "main_entries": ("Entries of the main segment.", len(live.view.segment)),
                 "delta_entries": ("Entries of the delta.", len(live.view.delta)),
                 "tombstones": ("Dead entries of main segment and delta.", live.view.tombstones),
@@ -112,13 +108,9 @@ class ServerState:
             },
         )
 
-    def _held(self) -> dict[str, tuple[str, float]]:
-        """The gauges of the catalogue."""
-        try:
-            totals = self._engine.catalogue.totals()
-        except EverlookError as error:
-            log.error("the gauges of the catalogue cannot be read: %s", error)
-            return {}
+    def held(self) -> dict[str, tuple[str, float]]:
+        """The gauges of the catalogue, with their help, by name without prefix. Errors: those of the catalogue."""
+        totals = self._engine.catalogue.totals()
         return {
             "items": ("Items in the catalogue.", totals.items),
             "categories": ("Categories that have items.", totals.categories),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
 
 import grpc
 import pytest
@@ -14,7 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from everlook.v1 import everlook_pb2 as pb
 from indexer.errors import CatalogueDamaged, InvalidField, QueueFull, StorageFull
-from server.metrics import Metrics, Snapshot, SnapshotCollector
+from server.metrics import Metrics, Snapshot, gauge_families, snapshot_families
+from server.state import ServerState
+from server.watching.operator import OperatorCollector
 from tests.conftest import ROOT
 from tests.server.running import TIMEOUT_S, Running, item, photo, running, sample
 
@@ -145,22 +149,35 @@ def test_only_a_bound_that_was_reached_is_a_refusal() -> None:
 def test_a_snapshot_becomes_gauges_at_each_scrape() -> None:
     registry = CollectorRegistry()
     items = iter((1.0, 2.0))
-    registry.register(
-        SnapshotCollector(lambda: Snapshot({"items": ("Items.", next(items))}, {"query": (3, 9)}, {"number": "7"}))
-    )
+
+    def read() -> Iterator[Metric]:
+        return snapshot_families(Snapshot({"items": ("Items.", next(items))}, {"query": (3, 9)}, {"number": "7"}))
+
+    registry.register(OperatorCollector({"state": read}, registry))
     assert registry.get_sample_value("everlook_items") == 1
     assert registry.get_sample_value("everlook_items") == 2
+    assert list(gauge_families({})) == []
 
 
-def test_the_counters_outlive_a_catalogue_that_cannot_be_read() -> None:
-    def damaged() -> Snapshot:
-        raise CatalogueDamaged("bytes have changed")
+@pytest.mark.parametrize("error", [CatalogueDamaged("bytes have changed"), RuntimeError("nobody foresaw this")])
+def test_the_page_outlives_a_catalogue_and_a_state_that_cannot_be_read_and_counts_it(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> NoReturn:
+        raise error
 
-    registry = CollectorRegistry()
-    Metrics(registry)
-    registry.register(SnapshotCollector(damaged))
-    assert registry.get_sample_value("everlook_merges_total", {"result": "ok"}) == 0
-    assert registry.get_sample_value("everlook_items") is None
+    with running(tmp_path) as server:
+        for reading, method, lost in (
+            ("catalogue", "held", "everlook_items"),
+            ("state", "snapshot", "everlook_queue_depth"),
+        ):
+            assert lost in families(server)
+            with monkeypatch.context() as failing:
+                failing.setattr(ServerState, method, broken)
+                page = families(server)
+            assert lost not in page
+            assert "everlook_disk_free_bytes" in page
+            assert server_value(server, "everlook_reading_failures_total", reading=reading) == 1
 
 
 # ---------------------------------------------------------------------------------------------------- names

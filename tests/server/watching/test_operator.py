@@ -188,4 +188,6 @@ def test_promtool_finds_nothing_to_say_of_the_page_of_a_running_server(server: R
 def test_a_running_servers_readings_do_not_fail(server: Running) -> None:
     page = server.scrape()
     failures = dict(re.findall(r'^everlook_reading_failures_total\{reading="(\w+)"\} (\S+)$', page, re.MULTILINE))
-    assert failures == dict.fromkeys(("build", "records", "learning", "programs", "queues", "disk"), "0.0")
+    assert failures == dict.fromkeys(
+        ("build", "state", "catalogue", "records", "learning", "programs", "queues", "disk"), "0.0"
+    )

@@ -82,9 +82,9 @@ class Promoter:
     def promote(self, number: int, limits: RecallLimits, progress: Progress = _quiet) -> GenerationInfo:
         """Makes a generation live. A candidate is measured first, one that was live before is not.
 
-        Errors, with the live generation as it was: GenerationNotFound; NotReady when it is live, was rejected, or
-        another promotion is under way; GateFailed, GenerationDamaged and ModelDamaged, after which it is rejected;
-        NotServing.
+        Errors, with the live generation as it was: GenerationNotFound; NotReady when it is live, or another promotion
+        is under way; GateFailed, before any progress, when it was rejected before; GateFailed, GenerationDamaged and
+        ModelDamaged, after which it is rejected; NotServing.
         """
         if not self._one.acquire(blocking=False):
             raise NotReady("another generation is being made live", field="number", got=number)

@@ -65,7 +65,7 @@ class Attempt:
     back: bool
     """Whether somebody asked to go back to this generation."""
     result: str
-    """"ok"; "refused" by a gate; "failed" otherwise; "impossible" as things stood."""
+    """"ok"; "refused" by a gate in this attempt; "failed" otherwise; "impossible" as things stood."""
     phases: tuple[tuple[str, float, float], ...]
     """Each phase with when it began, as `time.perf_counter()`, and how many seconds it took."""
 
@@ -180,12 +180,9 @@ class Swapper:
         try:
             info = await asyncio.to_thread(self._engine.promote, number, limits=self._limits, progress=told)
         except Exception as error:
-            refused = isinstance(error, GateFailed) or (
-                isinstance(error, Damaged) and await asyncio.to_thread(self._rejected, number)
-            )
-            if refused:
+            if began and await self._refuses(error, number):  # not begun: a gate refused it before
                 result = "refused"
-            elif not isinstance(error, NotReady | GenerationNotFound | NotServing):
+            elif not isinstance(error, NotReady | GenerationNotFound | GateFailed | NotServing):
                 result = "failed"
             raise
         else:
@@ -205,6 +202,12 @@ class Swapper:
             self._on_end(attempt)
         except Exception:
             log.exception("a swap could not be watched")
+
+    async def _refuses(self, error: Exception, number: int) -> bool:
+        """Whether an error, of an attempt that has begun, is a gate's."""
+        if isinstance(error, Damaged):
+            return await asyncio.to_thread(self._rejected, number)
+        return isinstance(error, GateFailed)
 
     def _rejected(self, number: int) -> bool:
         try:

@@ -124,8 +124,9 @@ def test_a_candidate_that_fails_a_gate_is_counted_and_not_tried_again(engine: Fa
     async def run() -> None:
         engine.states[7] = State.CANDIDATE
 
-        def rejected(number: int, **_: object) -> GenerationInfo:
+        def rejected(number: int, progress: Callable[[str, int, int], None], **_: object) -> GenerationInfo:
             engine.asked.append(number)
+            progress("checking", 0, 1)
             engine.states[number] = State.REJECTED
             raise GateFailed("old cohort 0: it fell")
 
@@ -226,6 +227,26 @@ def test_swaps_are_counted_by_what_became_of_them(
             assert server.swapper.current is None
 
     asyncio.run(run())
+
+
+def test_what_a_gate_has_refused_before_is_not_refused_again_but_impossible(engine: FakeEngine) -> None:
+    def rejected(number: int, **_: object) -> GenerationInfo:
+        raise GateFailed("generation 7 failed a gate and is never served")
+
+    engine.states[7] = State.REJECTED
+    engine.promote = rejected  # type: ignore[method-assign]
+    ended: list[Attempt] = []
+
+    async def run() -> None:
+        registry = CollectorRegistry()
+        async with Swapper(engine, LIMITS, Metrics(registry).swaps, hold=True, on_end=ended.append) as made:
+            for ask in (made.promote, made.rollback):
+                with pytest.raises(GateFailed):
+                    await ask(7)
+        assert Running(made, registry).counted() == {"ok": 0, "refused": 0, "failed": 0}
+
+    asyncio.run(run())
+    assert [each.result for each in ended] == ["impossible", "impossible"]
 
 
 def test_a_second_swap_is_refused_while_one_is_under_way_and_told_which(engine: FakeEngine) -> None:

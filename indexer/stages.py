@@ -78,8 +78,8 @@ class Waiting:
     name: str
     photos: tuple[str, ...]  # SHA-256 of those to train on, each once, oldest first
     probes: int  # items held out
-    since: float  # Unix seconds of its first item
-    latest: float  # of its last one
+    since: float  # Unix seconds when an item of it was changed first, of those times that the catalogue still knows
+    latest: float  # when one was changed last; `trainer.sightings` knows of photos alone
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from indexer.programs import Activity, Reporter
 from indexer.stages import Request, StageRule, Training, Waiting
 from trainer.publishing import publishing
 from trainer.recipe import Recipe
+from trainer.sightings import Sightings
 from trainer.stopping import Cancelled, Stopped, Stopping
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Program:
         self._data, self._catalogue, self._settings, self._stopping = data, catalogue, settings, stopping
         self._reporter = Reporter(data, "trainer")
         self._refused = ""  # what became of the last request, when it was no stage
+        self._sightings = Sightings(data)
         self._waiting: list[Waiting] = []
         self._damaged = set[str]()  # photos; one that is mended counts from the next start on
         self._tried: set[str] = set()
@@ -192,7 +194,8 @@ class Program:
             return
         cohorts = load_lineage(self._data.model(live)).cohorts
         learned = {name for cohort in cohorts for name in cohort}
-        self._waiting, self._cohorts = stages.waiting(self._catalogue, learned, self._damaged), len(cohorts)
+        self._waiting = self._sightings.dated(stages.waiting(self._catalogue, learned, self._damaged))
+        self._cohorts = len(cohorts)
         self._tried = stages.tried_in_vain(self._data, learned)
         self._seen = seen
         ended = time.monotonic()

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from indexer import stages
+from indexer.catalogue import Put
 from indexer.datadir import Lock
 from indexer.errors import InvalidField
 from indexer.generation import publish_generation
@@ -381,6 +382,20 @@ class TestWaiting:
         later = time.time() + RULE.wait_s
         monkeypatch.setattr(time, "time", lambda: later)
         running.run()
+        assert [training.categories for training in taught] == [("a", "b")]
+
+    def test_metadata_that_is_brought_up_to_date_each_night_puts_it_off_for_no_time(
+        self, shop: Shop, taught: list[Training], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shop.fill("a", "b")
+        once(shop)
+        now = time.time() + RULE.wait_s
+        shop.catalogue._clock = lambda: now - 10.0
+        items = list(shop.catalogue.items_of(["a", "b"]))
+        shop.catalogue.apply([Put(item.id, item.category, {"price": 1.0}, None) for item in items])
+        assert {each.since for each in shop.waiting()} == {now - 10.0}
+        monkeypatch.setattr(time, "time", lambda: now)
+        once(shop, rule=replace(RULE, settle_s=60.0))
         assert [training.categories for training in taught] == [("a", "b")]
 
     def test_it_goes_on_after_a_training(

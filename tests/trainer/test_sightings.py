@@ -1,0 +1,105 @@
+"""Since when categories wait: neither a change of metadata nor a restart begins that anew."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from indexer.datadir import DataDir
+from indexer.stages import Waiting
+from trainer.sightings import Sightings
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDir:
+    data = DataDir(tmp_path)
+    data.create()
+    return data
+
+
+def kiwis(*photos: str, since: float, latest: float, probes: int = 1) -> Waiting:
+    return Waiting("kiwis", photos, probes, since, latest)
+
+
+PEARS = Waiting("pears", ("5", "6"), 0, 3.0, 4.0)
+
+
+def test_at_first_the_catalogues_times_are_all_that_is_known(data: DataDir) -> None:
+    waiting = [kiwis("1", "2", since=1.0, latest=2.0), PEARS]
+    assert Sightings(data).dated(waiting) == waiting
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_change_that_leaves_the_photos_begins_nothing_anew(restarted: bool, data: DataDir) -> None:
+    sightings = Sightings(data)
+    sightings.dated([kiwis("1", "2", since=1.0, latest=2.0)])
+    if restarted:
+        sightings = Sightings(data)
+    changed = kiwis("2", "1", since=500.0, latest=600.0)
+    assert sightings.dated([changed, PEARS]) == [kiwis("2", "1", since=1.0, latest=2.0), PEARS]
+
+
+@pytest.mark.parametrize(
+    "changed", [(("1", "2", "3"), 1), (("1",), 1), (("1", "2"), 2)], ids=["more", "less", "probe"]
+)
+def test_other_photos_have_it_settle_anew_alone(
+    changed: tuple[tuple[str, ...], int], data: DataDir
+) -> None:
+    sightings = Sightings(data)
+    sightings.dated([kiwis("1", "2", since=1.0, latest=2.0)])
+    photos, probes = changed
+    (found,) = sightings.dated([kiwis(*photos, since=500.0, latest=600.0, probes=probes)])
+    assert (found.since, found.latest) == (1.0, 600.0)
+    (later,) = sightings.dated([kiwis(*photos, since=700.0, latest=800.0, probes=probes)])
+    assert (later.since, later.latest) == (1.0, 600.0)
+
+
+def test_what_waits_no_longer_is_forgotten(data: DataDir) -> None:
+    sightings = Sightings(data)
+    sightings.dated([kiwis("1", since=1.0, latest=2.0), PEARS])
+    sightings.dated([PEARS])
+    assert list(json.loads((data.programs / "waiting.json").read_text())) == ["pears"]
+    assert sightings.dated([kiwis("1", since=500.0, latest=600.0)])[0].since == 500.0
+
+
+class Killed(BaseException):
+    """Ends the process where it stands."""
+
+
+class TestCrashTable:
+    def test_while_it_is_written(self, data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
+        sightings = Sightings(data)
+        sightings.dated([kiwis("1", since=1.0, latest=2.0)])
+
+        def kill(*_: object) -> NoReturn:
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", kill)
+            with pytest.raises(Killed):
+                sightings.dated([kiwis("1", "2", since=500.0, latest=600.0)])
+        assert {path.name for path in data.programs.iterdir()} == {"waiting.json", ".waiting.json"}
+        assert Sightings(data).dated([kiwis("1", since=500.0, latest=600.0)]) == [kiwis("1", since=1.0, latest=2.0)]
+        Sightings(data).dated([PEARS])
+        assert {path.name for path in data.programs.iterdir()} == {"waiting.json"}
+
+    @pytest.mark.parametrize("content", [None, "", "{", "[]", "3", '{"kiwis": 3}', '{"kiwis": ["x", 2, "1"]}'])
+    def test_after_a_loss_of_power(self, content: str | None, data: DataDir) -> None:
+        path = data.programs / "waiting.json"
+        path.unlink(missing_ok=True) if content is None else path.write_text(content)
+        waiting = [kiwis("1", "2", since=1.0, latest=2.0)]
+        assert Sightings(data).dated(waiting) == waiting
+
+
+def test_a_full_disk_stops_nothing(data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    sightings = Sightings(data)
+    sightings.dated([kiwis("1", since=1.0, latest=2.0)])
+    assert sightings.dated([kiwis("1", since=500.0, latest=600.0)])[0].since == 1.0

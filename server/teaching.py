@@ -75,7 +75,8 @@ class Teaching:
         trainer runs, or it has not stopped within `patience_s` seconds. The request waits then, for the trainer to heed
         it: one that this training kills each time finds it at its next start.
         """
-        training, runs = await self._read(self._to_cancel)
+        found: tuple[Training, bool] = await self._read(self._to_cancel)
+        training, runs = found
         if not runs:
             raise NotServing(f"no trainer runs; the training of stage {training.stage} is stopped when one starts")
         try:

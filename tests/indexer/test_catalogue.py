@@ -279,9 +279,9 @@ def test_photo_bytes_that_changed_on_the_disk_are_not_handed_out(catalogue: Cata
     catalogue.apply([put("a"), put("also", shows="a")])
     address = hashlib.sha256(b"a").hexdigest()
     damage(catalogue, address)
-    for read in (lambda: catalogue.image("a"), lambda: catalogue.photo(address)):
+    for read, name in ((catalogue.image, "a"), (catalogue.photo, address)):
         with pytest.raises(PhotoDamaged, match="changed on the disk") as refused:
-            read()
+            read(name)
         assert refused.value.message == f"the bytes of photo {address} have changed on the disk; item 'a' shows it"
         assert refused.value.expected == address
 

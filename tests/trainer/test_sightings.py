@@ -43,12 +43,8 @@ def test_a_change_that_leaves_the_photos_begins_nothing_anew(restarted: bool, da
     assert sightings.dated([changed, PEARS]) == [kiwis("2", "1", since=1.0, latest=2.0), PEARS]
 
 
-@pytest.mark.parametrize(
-    "changed", [(("1", "2", "3"), 1), (("1",), 1), (("1", "2"), 2)], ids=["more", "less", "probe"]
-)
-def test_other_photos_have_it_settle_anew_alone(
-    changed: tuple[tuple[str, ...], int], data: DataDir
-) -> None:
+@pytest.mark.parametrize("changed", [(("1", "2", "3"), 1), (("1",), 1), (("1", "2"), 2)], ids=["more", "less", "probe"])
+def test_other_photos_have_it_settle_anew_alone(changed: tuple[tuple[str, ...], int], data: DataDir) -> None:
     sightings = Sightings(data)
     sightings.dated([kiwis("1", "2", since=1.0, latest=2.0)])
     photos, probes = changed

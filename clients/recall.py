@@ -22,7 +22,7 @@ class CohortMeasurement:
     """What the probes of one cohort measured: Recall at K is `found_at_K / probes`.
 
     cohort: the stage that taught its categories; None for those that wait. reference_at_1: Recall@1 when that stage
-    went live; None where it is not known.
+    went live, with reference_probes; both None where it is not known.
     """
 
     cohort: int | None
@@ -31,6 +31,7 @@ class CohortMeasurement:
     found_at_5: int
     found_at_10: int
     reference_at_1: float | None
+    reference_probes: int | None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from clients.recall import CohortMeasurement, MeasurementCause, RecallHistory, RecallMeasurement, SwapRecord
 
 Z = 1.96  # two-sided 95 %
+# A drift is judged as the server's alert EverlookRecallDropped judges it.
+Z_ONE_SIDED = 1.645  # one-sided 95 %
+TOLERATED = 0.02  # a fall of so much counts for nothing
+LEAST_PROBES = 10  # of fewer, now or in the reference, nothing can be said
 WAITING = "waiting"  # the name of the categories that no stage has taught yet
 
 
@@ -28,6 +32,12 @@ class Share:
     def value(self) -> float:
         """0 to 1; not a number without probes."""
         return self.found / self.probes if self.probes else math.nan
+
+    @property
+    def error(self) -> float:
+        """Its standard error, with (x + 1) / (n + 2) for the share, so that it is never 0; there are probes."""
+        share = (self.found + 1) / (self.probes + 2)
+        return math.sqrt(share * (1 - share) / self.probes)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -67,14 +77,37 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """Recall@1 less its reference, and the standard error of that difference, as of two independent shares."""
+
+    value: float
+    error: float
+
+    @property
+    def high(self) -> float:
+        """What the true drift is hardly above: one-sided 95 %."""
+        return self.value + Z_ONE_SIDED * self.error
+
+
+@dataclass(frozen=True)
 class Point:
-    """Recall@1 at one moment, and the reference that it compares with (None where it is not known)."""
+    """Recall@1 at one moment, and the reference that it compares with, with its probes; None where it is not known."""
 
     at: datetime.datetime
     generation: int
     cause: MeasurementCause
     share: Share
     reference: float | None
+    reference_probes: int | None
+
+    @property
+    def drift(self) -> Drift | None:
+        """None where one of the two is not known, or has too few probes to say anything."""
+        before, probes = self.reference, self.reference_probes
+        if before is None or probes is None or min(probes, self.share.probes) < LEAST_PROBES:
+            return None
+        reference = Share(round(before * probes), probes)
+        return Drift(self.share.value - before, math.hypot(self.share.error, reference.error))
 
 
 @dataclass(frozen=True)
@@ -131,7 +164,8 @@ def _point(measurement: RecallMeasurement, cohort: int | None) -> Point | None:
     for each in measurement.cohorts:
         if each.cohort == cohort and each.probes:
             number = measurement.generation.number
-            return Point(measurement.at, number, measurement.cause, recall_at_1(each), each.reference_at_1)
+            share, reference = recall_at_1(each), each.reference_at_1
+            return Point(measurement.at, number, measurement.cause, share, reference, each.reference_probes)
     return None
 
 
@@ -144,7 +178,7 @@ def _pooled(measurement: RecallMeasurement) -> Point | None:
     share = sum((recall_at_1(each) for each in measurement.cohorts), Share(0, 0))
     if not share.probes:
         return None
-    return Point(measurement.at, measurement.generation.number, measurement.cause, share, None)
+    return Point(measurement.at, measurement.generation.number, measurement.cause, share, None, None)
 
 
 def mean_reference(cohorts: Sequence[CohortMeasurement]) -> tuple[float, float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clients.report.figures import Series
+from clients.report.figures import TOLERATED, Series
 from clients.report.gather import Facts
 from clients.report.markup import name, text
 from clients.report.words import UNKNOWN, bounds, counted, day_and_minute, of, percent, points
@@ -36,20 +36,19 @@ def _recall(everything: Series) -> str:
 
 
 def _drift(series: list[Series]) -> str:
-    """The cohort that has changed worst since its stage went live."""
+    """The cohort that has fallen worst since its stage went live, for as much as sampling error lets one say."""
     known = [
-        (now.share.value - now.reference, each.name, now, now.reference)
+        (drift, each.name, now.share)
         for each in series
-        if (now := each.now) is not None and now.reference is not None
+        if (now := each.now) is not None and (drift := now.drift) is not None
     ]
     if not known:
-        return _tile("Worst drift", UNKNOWN, "no cohort has a reference to compare with")
-    drift, cohort, now, reference = min(known, key=lambda one: one[0])
-    low, high = now.share.interval
-    judged = f"the reference lies {'within' if low <= reference <= high else 'outside'} its bounds"
-    return _tile(
-        "Worst drift", f"{text(points(drift))} <small>points</small>", f"{text(cohort)}, {text(of(now.share))}", judged
-    )
+        return _tile("Worst drift", UNKNOWN, "no cohort has a reference and probes enough to compare")
+    drift, cohort, share = min(known, key=lambda one: one[0].high)
+    size = f"over {100 * TOLERATED:.0f} points beyond sampling error"
+    judged = f"a fall of {size}" if drift.high < -TOLERATED else f"no fall of {size}"
+    figure = f"{text(points(drift.value))} <small>points</small>"
+    return _tile("Worst drift", figure, f"{text(cohort)}, {text(of(share))}", judged)
 
 
 def _measured(facts: Facts) -> str:

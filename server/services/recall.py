@@ -76,6 +76,7 @@ def _cohort(counts: CohortCounts, references: Mapping[int, CohortCounts]) -> pb.
         found_at_5=counts.found_5,
         found_at_10=counts.found_10,
         reference_at_1=None if reference is None else reference.recall_1,
+        reference_probes=None if reference is None else reference.probes,
     )
 
 

@@ -60,7 +60,7 @@ def _measure(measured: pb.RecallMeasurement, newest: int | None, hour: int, draw
     learned = -1 if newest is None else newest
     for cohort in range(learned + 1):
         fallen = FORGOTTEN_A_SWAP * (learned - cohort)
-        added = measured.cohorts.add(cohort=cohort, reference_at_1=REFERENCES[cohort])
+        added = measured.cohorts.add(cohort=cohort, reference_at_1=REFERENCES[cohort], reference_probes=PROBES[cohort])
         _count(added, PROBES[cohort], REFERENCES[cohort] - fallen, draw)
     arrived = sum(1 for at, cohort, again in SWAPS if not again and hour >= at - 6)
     waiting = sum(PROBES[learned + 1 : arrived])

@@ -34,7 +34,8 @@ def server(server: FakeServer) -> FakeServer:
     for hour, cause in ((0, pb.MEASUREMENT_CAUSE_START), (1, pb.MEASUREMENT_CAUSE_SWAP)):
         measured = server.history.measurements.add(generation=SEVEN, cause=cause)
         measured.at.FromDatetime(NOON + hour * HOUR)
-        measured.cohorts.add(cohort=0, probes=50, found_at_1=41, found_at_5=45, found_at_10=47, reference_at_1=0.84)
+        known = measured.cohorts.add(cohort=0, probes=50, found_at_1=41, found_at_5=45, found_at_10=47)
+        known.reference_at_1, known.reference_probes = 0.84, 25
         measured.cohorts.add(probes=9, found_at_1=4, found_at_5=6, found_at_10=6)
     server.history.swaps.add(generation=SEVEN, cohort=0, again=True).at.FromDatetime(NOON + HOUR / 2)
     server.confusions = pb.ListConfusionsResponse(generation=SEVEN)
@@ -49,7 +50,7 @@ def server(server: FakeServer) -> FakeServer:
 def test_the_history_has_every_measurement_and_swap(server: FakeServer, client: Client) -> None:
     history = client.recall_history()
     generation = GenerationRef(7, "ab" * 32)
-    cohorts = (CohortMeasurement(0, 50, 41, 45, 47, 0.84), CohortMeasurement(None, 9, 4, 6, 6, None))
+    cohorts = (CohortMeasurement(0, 50, 41, 45, 47, 0.84, 25), CohortMeasurement(None, 9, 4, 6, 6, None, None))
     assert history.measurements == (
         RecallMeasurement(NOON, generation, MeasurementCause.START, cohorts),
         RecallMeasurement(NOON + HOUR, generation, MeasurementCause.SWAP, cohorts),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from clients.report import figures
 from indexer.gates import RecallLimits, Z
 from server.metrics import Metrics
 from tests.conftest import ROOT
@@ -148,6 +149,14 @@ def test_recall_may_drop_as_far_as_the_gates_let_it_beyond_the_same_error() -> N
         float(each) for expr in EXPRESSIONS.values() for each in re.findall(r"([\d.]+) \* (?:sqrt|\w+_error)", expr)
     ]
     assert errors == [Z] * 6
+
+
+def test_the_report_judges_drift_as_the_alert_does() -> None:
+    assert number("EverlookRecallDropped", r"high < -([\d.]+)") == figures.TOLERATED
+    for probes in ("drift_probes", "reference_probes"):
+        assert number("EverlookRecallDropped", rf"everlook_probe_recall_{probes} >= (\d+)") == figures.LEAST_PROBES
+    recorded = r"drift_ratio \+ ([\d.]+) \* everlook_probe_recall_drift_error"
+    assert number("instance_cohort:everlook_probe_recall_drift_ratio:high", recorded) == figures.Z_ONE_SIDED
 
 
 def test_the_limit_of_slow_searches_is_a_bucket() -> None:

@@ -210,9 +210,11 @@ def test_the_history_has_each_measurement_with_its_cause_and_each_swap(shop: Run
     assert one.reference_at_1 == one.found_at_1 / one.probes
     assert found.measurements[2].cohorts[0].reference_at_1 == one.reference_at_1
     assert two.reference_at_1 == two.found_at_1 / two.probes
+    assert (found.measurements[2].cohorts[0].reference_probes, two.reference_probes) == (one.probes, two.probes)
     waiting = found.measurements[1].cohorts[-1]
     assert not waiting.HasField("cohort")
     assert not waiting.HasField("reference_at_1")
+    assert not waiting.HasField("reference_probes")
 
     since = found.measurements[2].at
     assert list(history(shop, since=since).measurements) == list(found.measurements[2:])

@@ -2224,6 +2224,7 @@ class CohortMeasurement(_message.Message):
     FOUND_AT_5_FIELD_NUMBER: _builtins.int
     FOUND_AT_10_FIELD_NUMBER: _builtins.int
     REFERENCE_AT_1_FIELD_NUMBER: _builtins.int
+    REFERENCE_PROBES_FIELD_NUMBER: _builtins.int
     cohort: _builtins.int
     """The stage that taught its categories; absent for the categories that no stage has taught yet, which wait."""
     probes: _builtins.int
@@ -2236,6 +2237,8 @@ class CohortMeasurement(_message.Message):
     """among the first ten."""
     reference_at_1: _builtins.float
     """Recall@1 when its stage went live; absent where that is not known, and for those that wait."""
+    reference_probes: _builtins.int
+    """The probes that this was measured with; absent where it is."""
     def __init__(
         self,
         *,
@@ -2245,19 +2248,24 @@ class CohortMeasurement(_message.Message):
         found_at_5: _builtins.int = ...,
         found_at_10: _builtins.int = ...,
         reference_at_1: _builtins.float | None = ...,
+        reference_probes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cohort", b"_cohort", "_reference_at_1", b"_reference_at_1", "cohort", b"cohort", "reference_at_1", b"reference_at_1"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cohort", b"_cohort", "_reference_at_1", b"_reference_at_1", "_reference_probes", b"_reference_probes", "cohort", b"cohort", "reference_at_1", b"reference_at_1", "reference_probes", b"reference_probes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cohort", b"_cohort", "_reference_at_1", b"_reference_at_1", "cohort", b"cohort", "found_at_1", b"found_at_1", "found_at_10", b"found_at_10", "found_at_5", b"found_at_5", "probes", b"probes", "reference_at_1", b"reference_at_1"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cohort", b"_cohort", "_reference_at_1", b"_reference_at_1", "_reference_probes", b"_reference_probes", "cohort", b"cohort", "found_at_1", b"found_at_1", "found_at_10", b"found_at_10", "found_at_5", b"found_at_5", "probes", b"probes", "reference_at_1", b"reference_at_1", "reference_probes", b"reference_probes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cohort: _TypeAlias = _typing.Literal["cohort"]  # noqa: Y015
     _WhichOneofArgType__cohort: _TypeAlias = _typing.Literal["_cohort", b"_cohort"]  # noqa: Y015
     _WhichOneofReturnType__reference_at_1: _TypeAlias = _typing.Literal["reference_at_1"]  # noqa: Y015
     _WhichOneofArgType__reference_at_1: _TypeAlias = _typing.Literal["_reference_at_1", b"_reference_at_1"]  # noqa: Y015
+    _WhichOneofReturnType__reference_probes: _TypeAlias = _typing.Literal["reference_probes"]  # noqa: Y015
+    _WhichOneofArgType__reference_probes: _TypeAlias = _typing.Literal["_reference_probes", b"_reference_probes"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cohort) -> _WhichOneofReturnType__cohort | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reference_at_1) -> _WhichOneofReturnType__reference_at_1 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reference_probes) -> _WhichOneofReturnType__reference_probes | None: ...
 
 Global___CohortMeasurement: _TypeAlias = CohortMeasurement  # noqa: Y015
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
@@ -19,13 +19,13 @@ Counts = dict[int | None, tuple[int, int]]  # by cohort: found first, and probes
 
 
 def measured(
-    minute: float, stages: int, counts: Counts, references: dict[int, float] | None = None
+    minute: float, stages: int, counts: Counts, references: Mapping[int, float] | None = None
 ) -> RecallMeasurement:
-    """A measurement of the model that has learned so many stages, in the generation of that number plus one."""
+    """A measurement of the model that has learned so many stages, in the generation of that number plus one. References
+    are of as many probes."""
+    known: dict[int | None, float] = dict(references.items()) if references else {}
     cohorts = tuple(
-        CohortMeasurement(
-            cohort, probes, found, found, found, None if cohort is None else (references or {}).get(cohort)
-        )
+        CohortMeasurement(cohort, probes, found, found, found, known.get(cohort), probes if cohort in known else None)
         for cohort, (found, probes) in counts.items()
     )
     generation = GenerationRef(stages + 1, f"model {stages}")

@@ -20,7 +20,7 @@ from clients.report.page import page
 from clients.report.thumbnails import MOST_BYTES
 from clients.types import GenerationRef
 from tests.clients.made_up_history import SCRIPT
-from tests.clients.report.conftest import NOON, measured, swapped
+from tests.clients.report.conftest import NOON, Counts, measured, swapped
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -218,7 +218,7 @@ def test_the_tiles_say_what_matters(seen: Reader) -> None:
     said = words(seen)
     for tile in (
         "Recall@1 now 80.7 % 918 of 1,137 probes found",
-        "Worst drift −5.4 points cohort 0, 407 of 500 the reference lies outside its bounds",
+        "Worst drift −5.4 points cohort 0, 407 of 500 no fall of over 2 points beyond sampling error",
         "Probes 1,137 in 5 cohorts",
         "Items 35 in 6 categories",
         "Live generation 6",
@@ -226,6 +226,17 @@ def test_the_tiles_say_what_matters(seen: Reader) -> None:
         "Being learned stage 5 backfill: 3,200 of 12,345, about 6 minutes left 12 categories",
     ):
         assert tile.replace(" ", "") in said.replace(" ", ""), tile
+
+
+def test_the_worst_drift_is_the_one_that_is_surest_and_judged_as_by_the_alert(fresh: Callable[..., Facts]) -> None:
+    """Three probes that find nothing say nothing, and 20 that have fallen by 15 points less than 500 by 10."""
+    counts: Counts = {0: (400, 500), 1: (12, 20), 2: (0, 3), None: (0, 50)}
+    said = words(Reader(page(fresh((measured(0, 3, counts, {0: 0.9, 1: 0.75, 2: 1.0}),)))))
+    assert "Worst drift−10.0 pointscohort 0, 400 of 500a fall of over 2 points beyond sampling error" in said
+    calm = words(Reader(page(fresh((measured(0, 3, {0: (400, 500)}, {0: 0.85}),)))))
+    assert "Worst drift−5.0 pointscohort 0, 400 of 500no fall of over 2 points beyond sampling error" in calm
+    few = words(Reader(page(fresh((measured(0, 3, {0: (0, 9)}, {0: 1.0}),)))))
+    assert "no cohort has a reference and probes enough to compare" in few
 
 
 # ---- where there is little or nothing
@@ -245,7 +256,7 @@ def test_one_measurement_without_a_swap_is_shown_and_said(fresh: Callable[..., F
     said = words(Reader(page(fresh((measured(0, 0, {None: (3, 10)}),)))))
     assert "One measurement so far; lines begin with the second. No model has been swapped yet." in said
     assert "3 of 10" in said
-    assert "no cohort has a reference to compare with" in said
+    assert "no cohort has a reference and probes enough to compare" in said
 
 
 def test_swaps_that_were_not_measured_on_both_sides_are_said(fresh: Callable[..., Facts]) -> None:

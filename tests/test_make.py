@@ -69,6 +69,16 @@ def test_learning_takes_a_folder_of_photos_and_asks_for_it(installed: Path) -> N
     assert "make learn PHOTOS=folder" in refused.stderr
 
 
+def test_all_checks_say_which_tests_are_skipped_for_want_of_what() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    (need,) = re.findall(r"^need\(\) \{.*?^\}", script, re.MULTILINE | re.DOTALL)
+    needed = re.findall(r'^need (\w+) "[^"]+" (\w+) ', script, re.MULTILINE)
+    assert {program for _, program in needed} == {"npm", "pg_virtualenv", "promtool", "prometheus"}
+    calls = "need Some 'these tests' no-such-program --version; need Other 'those tests' true"
+    done = subprocess.run(["bash", "-euc", f"{need}\n{calls}"], capture_output=True, text=True, check=True)
+    assert done.stdout == "== NOT INSTALLED: Some. SKIPPED: these tests\n"
+
+
 @pytest.mark.parametrize("target", ["venv-serve", "venv-train"])
 def test_an_environment_for_an_image_needs_a_prefix(target: str) -> None:
     done = make(target)

@@ -63,7 +63,7 @@ def test_the_page_has_the_figures_of_the_last_measurement(reported: tuple[Facts,
         row = rf'<th scope="row">{name}</th>.*?>{share.probes}</td>.*?<small>{share.found} of {share.probes}</small>'
         assert re.search(row, text)
     assert zero.reference_at_1 == told.measurements[1].cohorts[0].found_at_1 / told.measurements[1].cohorts[0].probes
-    assert "the reference lies within its bounds" in text
+    assert "no fall of over 2 points beyond sampling error" in text
     assert (
         text.count("went live again") == 2 + 3
     )  # in both charts of all probes, and in that of each cohort and of what waits

@@ -46,6 +46,7 @@ class Observed:
         self._context: aio.ServicerContext[Any, Any]
         self._code = grpc.StatusCode.OK
         self._cause: EverlookError | None = None
+        self._peer = ""
         self._began = 0.0
         self.received = self.sent = 0
         """Bytes of all messages."""
@@ -53,6 +54,8 @@ class Observed:
     def serving(self, context: aio.ServicerContext[Any, Any]) -> Self:
         """With gRPC's context, which there is when the method begins."""
         self._context = context
+        # Now: once the call is over, as it is when a stream was cancelled, gRPC has nothing to ask, and crashes.
+        self._peer = context.peer()
         context.set_trailing_metadata(((logs.REQUEST_ID, self._request),))
         return self
 
@@ -93,7 +96,7 @@ class Observed:
             "seconds": took_s,
             "received_bytes": self.received,
             "sent_bytes": self.sent,
-            "peer": self._context.peer(),
+            "peer": self._peer,
             "request_id": self._request,
         }
         if self._cause is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import random
 import shutil
 import socket
 import threading
@@ -224,6 +225,26 @@ def test_a_port_that_is_taken_is_named(data: Path, flag: str) -> None:
     assert ended.returncode == 1
     assert port in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_callers_that_hang_up_in_the_middle_of_a_stream_leave_the_server_as_it_was(data: Path) -> None:
+    def watch_and_hang_up(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(20):
+            with grpc.insecure_channel(server.target) as channel:
+                watching = Stubs(channel).admin.WatchStatus(pb.WatchStatusRequest(), timeout=TIMEOUT_S)
+                if rng.random() < 0.7:
+                    next(watching)
+                time.sleep(rng.uniform(0, 0.02))
+                if rng.random() < 0.5:
+                    watching.cancel()  # otherwise the connection goes
+
+    with ServerProcess(data) as server:
+        with ThreadPoolExecutor(8) as callers:
+            list(callers.map(watch_and_hang_up, range(8)))
+        with server.client() as client:
+            assert client.status().serving
+        assert server.stop() == 0
 
 
 # ---------------------------------------------------------------------------------------------------- damage

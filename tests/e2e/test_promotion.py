@@ -262,7 +262,7 @@ def test_a_candidate_that_could_not_be_loaded_twice_is_promoted_when_it_can(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = backfill(engine)
-    load, short = indexer.promotion.load_generation, [True, True]
+    load, short = vars(indexer.promotion)["load_generation"], [True, True]
 
     def load_with_little_memory(*arguments: Any) -> Any:
         if short:

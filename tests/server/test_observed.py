@@ -34,9 +34,14 @@ def test_a_stream_whose_caller_has_hung_up_is_logged_without_asking_grpc(caplog:
     context: Any = Context()
     metrics = Metrics(CollectorRegistry())
     observed = Observed("Admin/WatchStatus", (), metrics, None)
-    with caplog.at_level("INFO", "server.calls"), pytest.raises(asyncio.CancelledError), observed.serving(context):
-        context.over = True
-        raise asyncio.CancelledError
+
+    def hang_up() -> None:
+        with observed.serving(context):
+            context.over = True
+            raise asyncio.CancelledError
+
+    with caplog.at_level("INFO", "server.calls"), pytest.raises(asyncio.CancelledError):
+        hang_up()
     (line,) = caplog.records
     assert vars(line)["peer"] == "ipv4:10.0.0.7:41180"
     assert vars(line)["code"] == grpc.StatusCode.CANCELLED.name

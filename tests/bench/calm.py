@@ -24,14 +24,14 @@ from typing import Any
 
 from grpc import aio
 
-from clients import Client, Item
+from clients import Client
 from everlook.v1 import everlook_pb2 as pb
 from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir
 from tests.bench.ceiling import percentiles
 from tests.bench.load import read_requests, write_requests
 from tests.bench.machine import store
-from tests.bench.swaps import METHOD, export, publish_candidate
+from tests.bench.swaps import METHOD, export, fill, publish_candidate
 from tests.conftest import ROOT
 from tests.e2e.process import ServerProcess
 
@@ -43,10 +43,7 @@ def run(photos: Sequence[Path], work: Path, *, rounds: int, seconds: float, imag
     data = DataDir(work / "data")
     export(data.root, image_size, seed=0)
     with ServerProcess(data.root, "--hold") as server, Client(server.target, timeout_s=300) as client:
-        items = ((Item(f"{path.parent.name}/{path.name}", path.parent.name), path) for path in photos)
-        refused = [ack for ack in client.ingest(items) if ack.error is not None]
-        if refused:
-            raise RuntimeError(f"{len(refused)} items were refused; first: {refused[0].error}")
+        fill(client, photos)
         candidate = publish_candidate(data, work, image_size)
         requests = work / "requests"
         write_requests(

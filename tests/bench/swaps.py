@@ -46,10 +46,7 @@ def run(photos: Sequence[Path], work: Path, *, swaps: int, image_size: int) -> d
     data = DataDir(work / "data")
     export(data.root, image_size, seed=0)
     with ServerProcess(data.root, "--hold") as server, Client(server.target, timeout_s=300) as client:
-        items = ((Item(f"{path.parent.name}/{path.name}", path.parent.name), path) for path in photos)
-        refused = [ack for ack in client.ingest(items) if ack.error is not None]
-        if refused:
-            raise RuntimeError(f"{len(refused)} items were refused; first: {refused[0].error}")
+        fill(client, photos)
         candidate = _candidate(data, work, image_size)
         requests = work / "requests"
         write_requests(
@@ -65,6 +62,14 @@ def run(photos: Sequence[Path], work: Path, *, swaps: int, image_size: int) -> d
     return {"photos": len(photos), "image_size": image_size, "callers": CALLERS, "swaps": swaps} | _figures(
         json.loads(calls.read_text(encoding="utf-8")), windows, memory
     )
+
+
+def fill(client: Client, photos: Sequence[Path]) -> None:
+    """Puts photos in, each under its folder's name as its category. Errors: RuntimeError when one is refused."""
+    items = ((Item(f"{path.parent.name}/{path.name}", path.parent.name), path) for path in photos)
+    refused = [ack for ack in client.ingest(items) if ack.error is not None]
+    if refused:
+        raise RuntimeError(f"{len(refused)} items were refused; first: {refused[0].error}")
 
 
 def export(root: Path, image_size: int, seed: int) -> None:

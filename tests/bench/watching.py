@@ -27,12 +27,12 @@ from typing import Any
 
 import psutil
 
-from clients import Client, Item
+from clients import Client
 from everlook.v1 import everlook_pb2 as pb
 from indexer.datadir import DataDir
 from tests.bench.load import write_requests
 from tests.bench.machine import store
-from tests.bench.swaps import export
+from tests.bench.swaps import export, fill
 from tests.e2e.process import ServerProcess
 
 OFF = ("--watch-share", "0", "--recall-every-s", "0")
@@ -47,10 +47,7 @@ def run(
     watching, plain = DataDir(work / "watching"), DataDir(work / "plain")
     export(watching.root, image_size, seed=0)
     with ServerProcess(watching.root, *OFF) as server, Client(server.target, timeout_s=300) as client:
-        items = ((Item(f"{path.parent.name}/{path.name}", path.parent.name), path) for path in photos)
-        refused = [ack for ack in client.ingest(items) if ack.error is not None]
-        if refused:
-            raise RuntimeError(f"{len(refused)} items were refused; first: {refused[0].error}")
+        fill(client, photos)
         server.stop()
     shutil.copytree(watching.root, plain.root)
     requests = work / "requests"

@@ -239,7 +239,7 @@ class Engine:
         encoder = Encoder.load(self.data.model(model), devices, threads)
         segment = Segment.build(np.empty((0, encoder.manifest.dimension), np.float32), np.empty(0, np.uint64))
         info = publish_generation(self.data, model, 0, segment)
-        set_live(self.data, info.number, [swap.model for swap in self.catalogue.history.swaps()])
+        set_live(self.data, info.number, self._been_live())
         return Generation(info, encoder, segment)
 
     def _model_of(self, number: int | None) -> str:
@@ -255,8 +255,8 @@ class Engine:
         with contextlib.suppress(GenerationDamaged):
             if (live := read_live(self.data)) is not None and live.model in found:
                 return live.model
-        if (last := self.catalogue.history.last_swap()) is not None and last.model in found:
-            return last.model
+        if len(found) > 1 and (last := self._been_live()[-1:]) and last[0] in found:
+            return last[0]
         if len(found) != 1:
             raise NotServing(
                 "there is no model to serve: export one with `python -m trainer export --data DIR`"
@@ -266,6 +266,14 @@ class Engine:
                 expected="one",
             )
         return found[0]
+
+    def _been_live(self) -> list[str]:
+        """The ids of the models that went live, by the history, the last one last; none where it cannot be read."""
+        try:
+            return [swap.model for swap in self.catalogue.history.swaps()]
+        except EverlookError as error:
+            log.warning("the history of what went live cannot be read: %s", error)
+            return []
 
     def _entries(self, generation: Generation) -> Iterator[tuple[Entry, NDArray[np.float32] | None]]:
         """All live entries in the order of `seq`; with vectors where the main segment has none."""

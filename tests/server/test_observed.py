@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Any
 
 import grpc
@@ -33,15 +34,15 @@ class Context:
 def test_a_stream_whose_caller_has_hung_up_is_logged_without_asking_grpc(caplog: pytest.LogCaptureFixture) -> None:
     context: Any = Context()
     metrics = Metrics(CollectorRegistry())
-    observed = Observed("Admin/WatchStatus", (), metrics, None)
 
     def hang_up() -> None:
+        observed = Observed("Admin/WatchStatus", (), metrics, None)
         with observed.serving(context):
             context.over = True
             raise asyncio.CancelledError
 
     with caplog.at_level("INFO", "server.calls"), pytest.raises(asyncio.CancelledError):
-        hang_up()
+        contextvars.copy_context().run(hang_up)  # in a context of its own, as gRPC runs each call
     (line,) = caplog.records
     assert vars(line)["peer"] == "ipv4:10.0.0.7:41180"
     assert vars(line)["code"] == grpc.StatusCode.CANCELLED.name

@@ -51,9 +51,8 @@ def run(photos: Sequence[Path], work: Path, *, rounds: int, seconds: float, imag
         )
 
         def load(rate: float) -> dict[str, float]:
-            command = [sys.executable, "-m", "tests.bench.calm", "--drive", server.target, str(requests)]
-            done = subprocess.run([*command, str(rate), str(seconds)], check=True, stdout=subprocess.PIPE)
-            return dict(json.loads(done.stdout))
+            found = driven(server.target, requests, rate, seconds)
+            return {"per_s": len(found["took_s"]) / found["elapsed_s"], **percentiles(found["took_s"])}
 
         half = load(0)["per_s"] / 2
         loads = {}
@@ -108,9 +107,9 @@ def _compare(windows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-async def drive(target: str, requests: list[bytes], rate: float, seconds: float) -> dict[str, float]:
-    """Calls per second and latencies: of `CALLERS` without a pause where the rate is 0, of calls that are due at it
-    otherwise, whether those before are answered or not."""
+async def drive(target: str, requests: list[bytes], rate: float, seconds: float) -> dict[str, Any]:
+    """What each call took (`took_s`), and all of them together (`elapsed_s`): of `CALLERS` without a pause where the
+    rate is 0, of calls that are due at it otherwise, whether those before are answered or not."""
     took: list[float] = []
     async with aio.insecure_channel(target) as channel:
         call: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
@@ -132,7 +131,14 @@ async def drive(target: str, requests: list[bytes], rate: float, seconds: float)
         work = [due(n) for n in range(int(rate * seconds))] if rate else [caller(n) for n in range(CALLERS)]
         await asyncio.gather(*work)
         elapsed = time.perf_counter() - began
-    return {"per_s": len(took) / elapsed, **percentiles(took)}
+    return {"elapsed_s": elapsed, "took_s": took}
+
+
+def driven(target: str, requests: Path, rate: float, seconds: float) -> dict[str, Any]:
+    """`drive`, in a process of its own."""
+    command = [sys.executable, "-m", "tests.bench.calm", "--drive", target, str(requests), str(rate), str(seconds)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return dict(json.loads(done.stdout))
 
 
 def main() -> None:

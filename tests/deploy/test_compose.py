@@ -18,8 +18,9 @@ from trainer.__main__ import parser
 FOLDER = ROOT / "deploy"
 COMPOSE: dict[str, Any] = load((FOLDER / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-BUILT = {name: service for name, service in SERVICES.items() if "build" in service}
-PULLED = {name: service for name, service in SERVICES.items() if "build" not in service}
+BUILDERS = {name: service for name, service in SERVICES.items() if "build" in service}
+BUILDS: dict[str, dict[str, Any]] = {service["image"]: service["build"] for service in BUILDERS.values()}
+PULLED = {name: service for name, service in SERVICES.items() if service["image"] not in BUILDS}
 ONCE = {"first-model"}
 
 
@@ -35,18 +36,33 @@ def test_an_image_that_is_pulled_is_pinned(name: str) -> None:
     assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", PULLED[name]["image"])
 
 
-@pytest.mark.parametrize("name", BUILT)
-def test_an_image_that_is_built_is_a_stage_of_the_dockerfile(name: str) -> None:
-    build = BUILT[name]["build"]
-    assert (FOLDER / build["context"] / "Dockerfile").is_file()
-    assert stage(build["target"])
+@pytest.mark.parametrize("image", BUILDS)
+def test_an_image_that_is_built_is_a_stage_of_the_dockerfile(image: str) -> None:
+    assert (FOLDER / BUILDS[image]["context"] / "Dockerfile").is_file()
+    assert stage(BUILDS[image]["target"])
+
+
+def awaited(name: str) -> set[str]:
+    """The services that come before this one."""
+    direct = set[str](SERVICES[name].get("depends_on", {}))
+    return direct.union(*map(awaited, direct))
+
+
+def test_one_service_builds_an_image_and_others_that_run_it_come_later_and_pull_none() -> None:
+    """Compose builds all images at once, and a second one of the same name fails."""
+    for image in BUILDS:
+        users = [name for name, service in SERVICES.items() if service["image"] == image]
+        (builder,) = BUILDERS.keys() & users
+        for other in set(users) - {builder}:
+            assert SERVICES[other]["pull_policy"] == "never"
+            assert builder in awaited(other)
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_runs_without_root(name: str) -> None:
     service = SERVICES[name]
-    if "build" in service:
-        (user,) = (line.split()[1] for line in stage(service["build"]["target"]) if line.startswith("USER "))
+    if service["image"] in BUILDS:
+        (user,) = (line.split()[1] for line in stage(BUILDS[service["image"]]["target"]) if line.startswith("USER "))
     else:
         user = service["user"]
     assert int(user.split(":")[0]) > 0
@@ -56,7 +72,8 @@ def test_a_service_runs_without_root(name: str) -> None:
 def test_a_service_is_started_again_and_says_whether_it_is_well(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] == "unless-stopped"
-    built = "build" in service and any(line.startswith("HEALTHCHECK ") for line in stage(service["build"]["target"]))
+    build = BUILDS.get(service["image"])
+    built = build is not None and any(line.startswith("HEALTHCHECK ") for line in stage(build["target"]))
     # The trainer answers nobody; the server says whether it runs.
     assert "healthcheck" in service or built or name == "trainer"
 

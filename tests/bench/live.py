@@ -62,7 +62,7 @@ def run(
                 raise RuntimeError(f"{len(refused)} items were refused; first: {refused[0].error}")
             began = time.monotonic()
             client.start_training()
-            _await(client, stage)
+            await_stage(client, stage)
             found.append({"stage": stage, "seconds": time.monotonic() - began} | _measured(data, client))
             print(json.dumps(found[-1]), file=sys.stderr)
     return {
@@ -77,7 +77,7 @@ def run(
     }
 
 
-def _await(client: Client, stage: int) -> None:
+def await_stage(client: Client, stage: int) -> None:
     """Until the model that has learned the stage is live. Errors: RuntimeError when it never will be."""
     for seen in client.watch():
         if seen.event:

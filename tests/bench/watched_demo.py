@@ -73,6 +73,7 @@ def seen(prometheus: Prometheus, began: float, ended: float) -> dict[str, Any]:
         "cohorts": {name: over_time(expr, "cohort") for name, expr in _SERIES.items()},
         "live": over_time("everlook_generation_info", "number"),
         "alerts": over_time('ALERTS{alertstate="firing"}', "alertname"),
+        "up": over_time("up", "").get("", []),
         "scrapes": of_all(f"count_over_time(up[{took}])"),
         "scrapes_failed": of_all(f"count_over_time(up[{took}]) - sum_over_time(up[{took}])"),
         "scrape_mean_s": of_all(f"avg_over_time(scrape_duration_seconds[{took}])"),

@@ -28,6 +28,7 @@ from indexer.generation import candidate_model, models_with_generation, sweep_ge
 from indexer.housekeeping import tidy
 from indexer.model import Manifest
 from indexer.parent import end_with_parent
+from indexer.priority import session_gives_way
 from indexer.programs import Activity, Reporter
 from indexer.worker import Effort, StartWorker, Worker
 
@@ -202,6 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         logs.configure("indexer", logs.style_of(os.environ), logging.INFO)
         effort = Effort(options.threads, options.share, options.batch, not options.no_give_way)
+        if effort.give_way:
+            session_gives_way()  # which the process that embeds is of, and does not lead
         with Lock(data, "indexer.lock"):
             data.create()
             with Catalogue.open(url) as catalogue:

@@ -30,6 +30,7 @@ from typing import Self
 
 from indexer import logs
 from indexer.parent import SUPERVISED
+from indexer.priority import set_session_niceness
 from server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ class Supervisor:
             return
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
-        hurry(process.pid)
+        await asyncio.to_thread(hurry, process.pid)
         try:
             async with asyncio.timeout(self._patience.grace_s):
                 await process.wait()
@@ -193,7 +194,8 @@ class Supervisor:
 
 def hurry(pid: int) -> None:
     """Gives a program that gave way (`indexer.priority`) its share of the processor, where that is allowed: on a busy
-    machine it would not even get to its end."""
+    machine it would not even get to its end. May block for a second."""
+    set_session_niceness(pid, 0)
     if hasattr(os, "SCHED_OTHER"):
         with contextlib.suppress(OSError):
             for thread in os.listdir(f"/proc/{pid}/task"):

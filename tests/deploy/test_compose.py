@@ -102,6 +102,12 @@ def test_what_a_service_waits_for_can_come(name: str) -> None:
         assert other in SERVICES
 
 
+def test_the_trainers_container_gives_way_to_the_others() -> None:
+    assert {name: service["cpu_shares"] for name, service in SERVICES.items() if "cpu_shares" in service} == {
+        "trainer": "2"
+    }
+
+
 def test_prometheus_reads_the_server_where_it_listens() -> None:
     (scrape,) = load((FOLDER / "prometheus/prometheus.yml").read_text())["scrape_configs"]
     port = Settings.model_fields["metrics_port"].default

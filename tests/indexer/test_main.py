@@ -266,6 +266,22 @@ def test_a_command_line_that_is_none_ends_with_2_and_one_line(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="sessions have no niceness here")
+@pytest.mark.parametrize(("flags", "niceness"), [([], 19), (["--no-give-way"], 0)], ids=["gives way", "does not"])
+def test_its_session_gives_way_with_it(tmp_path: Path, flags: list[str], niceness: int) -> None:
+    """The process that embeds is of that session, and cannot lead it."""
+    data = new_data(tmp_path)
+    live(data, model(data, 0))
+    command = [sys.executable, "-m", "indexer", "--data", str(data.root), *flags]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        until = time.monotonic() + WAIT_S
+        while read_activity(data, "indexer") is None and time.monotonic() < until:
+            time.sleep(0.02)
+        found = Path(f"/proc/{process.pid}/autogroup").read_text()
+        process.kill()
+    assert found.endswith(f" nice {niceness}\n")
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_backfill_soon_and_what_was_stored_stays(tmp_path: Path, number: int, status: int) -> None:
     data = new_data(tmp_path)

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from indexer.priority import set_session_niceness
 from server.supervisor import Patience, Supervisor, commands, environment, hurry
 from tests.conftest import ROOT
 from tests.server.running import settings_of, until
 
+AUTOGROUP = Path("/proc/self/autogroup")
 HASTY = Patience(first_s=0.01, most_s=0.02, grace_s=0.2)
 PATIENT = Patience(grace_s=20.0)
 
@@ -179,6 +181,17 @@ def test_a_program_that_is_to_stop_does_not_have_to_give_way() -> None:
         finally:
             program.kill()
     hurry(program.pid)  # which is gone
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="this system shares the processor out without asking for sessions")
+def test_nor_does_its_session() -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as program:
+        try:
+            set_session_niceness(program.pid, 19)
+            hurry(program.pid)
+            assert Path(f"/proc/{program.pid}/autogroup").read_text().endswith(" nice 0\n")
+        finally:
+            program.kill()
 
 
 def test_control_c_of_the_servers_terminal_does_not_reach_the_programs() -> None:

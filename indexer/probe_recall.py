@@ -44,16 +44,24 @@ class Place:
     """The nearest item's cosine similarity; not a number where there is none."""
 
 
+@dataclass(frozen=True, slots=True)
+class CohortProbes:
+    """The probes of a cohort that are to be searched, those of the lowest rank, and how many it has."""
+
+    ids: list[str]
+    in_all: int
+
+
 def probes_of(view: View, cohort_of: Mapping[str, int], most: int = MOST_PROBES) -> dict[int, list[str]]:
     """The ids of each cohort's probes, of those that could be found: another item of their category is there."""
     found = all_probes(view, cohort_of, most)
-    return {cohort: ids for cohort, ids in found.items() if cohort is not None}
+    return {cohort: probes.ids for cohort, probes in found.items() if cohort is not None}
 
 
 def all_probes(
     view: View, cohort_of: Mapping[str, int], most: int = MOST_PROBES, pause: Callable[[], None] = lambda: None
-) -> dict[int | None, list[str]]:
-    """As `probes_of`, with the probes of the categories that no stage has taught, None, in the last place.
+) -> dict[int | None, CohortProbes]:
+    """As `probes_of`, with how many there are, and those of the categories that no stage has taught, None, last.
 
     Of more than `most` of a cohort those of the lowest rank, in its order. `pause` is called every thousand rows; what
     it raises ends the search for them.
@@ -64,6 +72,7 @@ def all_probes(
     rows = rows[counts[codes[rows]] > 1]
     cohorts = [cohort_of.get(name) for name in names]
     found: dict[int | None, list[tuple[float, str]]] = defaultdict(list)
+    in_all: dict[int | None, int] = defaultdict(int)
     for start in range(0, len(rows), _ROWS):
         touched = set()
         for row in rows[start : start + _ROWS].tolist():
@@ -71,11 +80,15 @@ def all_probes(
             if (at := rank(id)) < PROBE_SHARE:
                 cohort = cohorts[codes[row]]
                 found[cohort].append((at, id))
+                in_all[cohort] += 1
                 touched.add(cohort)
         for cohort in touched:
             found[cohort] = heapq.nsmallest(most, found[cohort])
         pause()
-    return {cohort: [id for _, id in found[cohort]] for cohort in sorted(found, key=_last_those_that_wait)}
+    return {
+        cohort: CohortProbes([id for _, id in found[cohort]], in_all[cohort])
+        for cohort in sorted(found, key=_last_those_that_wait)
+    }
 
 
 def _last_those_that_wait(cohort: int | None) -> tuple[bool, int]:

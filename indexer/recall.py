@@ -35,8 +35,9 @@ class Recall:
         return wilson(self.found, self.queries, z)
 
 
-def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """The score interval of a share: E. B. Wilson, Probable Inference, JASA 22 (1927). (0, 1) without trials."""
+def wilson(successes: float, trials: float, z: float = 1.96) -> tuple[float, float]:
+    """The score interval of a share: E. B. Wilson, Probable Inference, JASA 22 (1927). (0, 1) without trials, of which
+    there may be a broken number where they are weighted."""
     if trials == 0:
         return 0.0, 1.0
     share, z2 = successes / trials, z * z

@@ -1,27 +1,44 @@
-"""Which cohorts have series of their own, and how far recall has drifted from the reference: pure functions.
+"""Which cohorts have series of their own, what they recall together, and how far that has drifted from the reference:
+pure functions.
+
+Of a cohort with many probes only some are searched. Where cohorts are taken together, each probe that was searched
+stands for N_c / n_c of its cohort's: for N_c that there are, as `in_all` says, over n_c that were searched. Counts just
+added up would give a small cohort the weight of a large one.
 
 Drift is Recall@1 now less Recall@1 when the stage went live. Both are shares of probes, and the probes are not the
 same: some have come, some have gone, and where there are many a sample is searched. The error is therefore that of the
 difference of two independent shares. What has changed since the latest swap is reckoned in the same way, with what was
 measured right after it for the reference.
 
-Where cohorts are taken together, drift is the mean of theirs, weighted with their probes now: cohorts that have grown
-at different rates move the pooled share without any of them having changed.
+Of cohorts taken together drift is the mean of theirs, weighted with the probes that there are now: cohorts that have
+grown at different rates move the pooled share without any of them having changed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
 from indexer.catalogue import CohortCounts
+from indexer.recall import wilson
 
 ALL: Final = "all"
 WAITING: Final = "waiting"
 OLDER: Final = "older"
 MOST_NUMBERS: Final = 12  # cohorts with a series of their own
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share of all probes of some cohorts, estimated from those that were searched."""
+
+    value: float
+    low: float
+    """Ends of its 95 % interval."""
+    high: float
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,7 @@ class Drift:
     """Recall@1 when their stages went live."""
     reference_probes: int
     probes: int
-    """Of these cohorts alone, now."""
+    """That were searched now, of these cohorts alone."""
     change: float
     """Recall@1 now, less the reference."""
     error: float
@@ -61,38 +78,54 @@ def _label(cohort: int | None, own: set[int]) -> str:
     return str(cohort) if cohort in own else OLDER
 
 
-def merged(parts: Iterable[CohortCounts]) -> CohortCounts:
-    """Counts added up; of no cohort."""
-    held = list(parts)
-    return CohortCounts(
-        None,
-        sum(each.probes for each in held),
-        sum(each.found_1 for each in held),
-        sum(each.found_5 for each in held),
-        sum(each.found_10 for each in held),
-    )
+def pooled(cohorts: Sequence[CohortCounts], in_all: Mapping[int | None, int]) -> dict[int, Estimate]:
+    """Recall@k of all probes of these cohorts, for k = 1, 5 and 10; at least one cohort, each with probes.
+
+    With x_c found of n_c: sum of x_c N_c / n_c over sum of N_c. Its interval is Wilson's with the effective number of
+    probes, (sum of N_c)^2 / sum of N_c^2 / n_c: L. Kish, Survey Sampling (1965). Fractions keep it to the digit at the
+    share and the interval of the counts added up where every probe is searched, and of a cohort by itself always.
+    """
+    there = [in_all[each.cohort] for each in cohorts]
+    stands_for = [Fraction(count, each.probes) for count, each in zip(there, cohorts, strict=True)]
+    effective = sum(there) ** 2 / _sum_of_products(stands_for, there)
+
+    def estimate(found: Sequence[int]) -> Estimate:
+        share = _sum_of_products(stands_for, found) / sum(there)
+        return Estimate(float(share), *wilson(float(share * effective), float(effective)))
+
+    return {
+        1: estimate([each.found_1 for each in cohorts]),
+        5: estimate([each.found_5 for each in cohorts]),
+        10: estimate([each.found_10 for each in cohorts]),
+    }
 
 
-def drift(now: Sequence[CohortCounts], references: Mapping[int, CohortCounts]) -> Drift | None:
+def _sum_of_products(first: Sequence[Fraction], second: Sequence[int]) -> Fraction:
+    return sum((one * other for one, other in zip(first, second, strict=True)), Fraction())
+
+
+def drift(
+    now: Sequence[CohortCounts], references: Mapping[int, CohortCounts], in_all: Mapping[int | None, int]
+) -> Drift | None:
     """The drift of these cohorts together, of those that have a reference; None where none has.
 
-    With w_c the share of cohort c among their probes now: sum of w_c (p_c - r_c), and its standard error, the root of
-    the sum of w_c^2 e_c^2.
+    With w_c the share of cohort c among all their probes now: sum of w_c (p_c - r_c), and its standard error, the root
+    of the sum of w_c^2 e_c^2.
     """
-    pairs = [
-        (each, references[each.cohort])
+    compared = [
+        (each, references[each.cohort], in_all[each.cohort])
         for each in now
         if each.probes and each.cohort is not None and each.cohort in references and references[each.cohort].probes
     ]
-    if not pairs:
+    if not compared:
         return None
-    probes = sum(each.probes for each, _ in pairs)
+    in_total = sum(count for _, _, count in compared)
     return Drift(
-        sum(each.probes * reference.recall_1 for each, reference in pairs) / probes,
-        sum(reference.probes for _, reference in pairs),
-        probes,
-        sum(each.probes * (each.recall_1 - reference.recall_1) for each, reference in pairs) / probes,
-        math.sqrt(sum((each.probes * _error(each, reference)) ** 2 for each, reference in pairs)) / probes,
+        sum(count * reference.recall_1 for _, reference, count in compared) / in_total,
+        sum(reference.probes for _, reference, _ in compared),
+        sum(each.probes for each, _, _ in compared),
+        sum(count * (each.recall_1 - reference.recall_1) for each, reference, count in compared) / in_total,
+        math.sqrt(sum((count * _error(each, reference)) ** 2 for each, reference, count in compared)) / in_total,
     )
 
 

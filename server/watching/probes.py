@@ -66,6 +66,8 @@ class Measured:
     probes: tuple[Probe, ...]
     references: Mapping[int, CohortCounts]
     """By cohort, what was measured right after the swap at which its stage went live, where that is known."""
+    in_all: Mapping[int | None, int]
+    """How many probes each of its cohorts has, of which at most so many were searched."""
     seconds: float
     """How long it took, pauses included."""
 
@@ -147,15 +149,15 @@ class ProbeWatch:
     def _measure(self, cause: Cause) -> None:
         """Errors: Stopped; _Overtaken when another model goes live meanwhile; those of the engine."""
         began = time.perf_counter()
-        measurement, probes = self._measured(cause)
+        measurement, probes, in_all = self._measured(cause)
         if measurement.cohorts:
             self._engine.record(measurement)
         references = self._engine.history.references(measurement.model)
-        measured = self._last = Measured(measurement, probes, references, time.perf_counter() - began)
+        measured = self._last = Measured(measurement, probes, references, in_all, time.perf_counter() - began)
         for told in self.on_measured:
             told(measured)
 
-    def _measured(self, cause: Cause) -> tuple[Measurement, tuple[Probe, ...]]:
+    def _measured(self, cause: Cause) -> tuple[Measurement, tuple[Probe, ...], Mapping[int | None, int]]:
         serving = self._engine.live.current
         generation, view = serving.generation, serving.view
         history = self._engine.history
@@ -171,7 +173,8 @@ class ProbeWatch:
         found: list[Probe] = []
         counts: list[CohortCounts] = []
         probes = all_probes(view, self._cohort_of(generation.model.id), self._most_probes, pause)
-        for cohort, ids in probes.items():
+        for cohort, held in probes.items():
+            ids = held.ids
             of_cohort: list[Place] = []
             for start in range(0, len(ids), _BATCH):
                 of_cohort += places(view, ids[start : start + _BATCH])
@@ -179,7 +182,7 @@ class ProbeWatch:
             counts.append(counted(cohort, of_cohort))
             found += [Probe(cohort, place) for place in of_cohort]
         measurement = Measurement(self._time(history), generation.number, generation.model.id, cause, tuple(counts))
-        return measurement, tuple(found)
+        return measurement, tuple(found), {cohort: held.in_all for cohort, held in probes.items()}
 
     def _time(self, history: History) -> float:
         """Now; but not before the last swap, and after every other measurement: a clock that was put back must neither

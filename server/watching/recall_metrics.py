@@ -12,8 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from indexer.catalogue import CohortCounts
-from indexer.recall import Recall
-from server.watching.cohorts import drift, labelled, merged
+from server.watching.cohorts import drift, labelled, pooled
 from server.watching.probes import Measured
 
 _SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -51,28 +50,28 @@ class RecallMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         measured = self._last()
         labels = labelled(measured.measurement.cohorts) if measured is not None else {}
-        yield from _recalls({label: merged(cohorts) for label, cohorts in labels.items()})
-        yield from _drifts(_DRIFT, labels, measured.references if measured is not None else {})
+        in_all = measured.in_all if measured is not None else {}
+        yield from _recalls(labels, in_all)
+        yield from _drifts(_DRIFT, labels, measured.references if measured is not None else {}, in_all)
         model, began = self._began
-        yield from _drifts(_SINCE_SWAP, labels, began if measured is not None and measured.model == model else {})
+        began = began if measured is not None and measured.model == model else {}
+        yield from _drifts(_SINCE_SWAP, labels, began, in_all)
         taken = _family("timestamp_seconds", "Unix time at which probe recall was measured.")
         if measured is not None:
             taken.add_metric([], measured.measurement.at)
         yield taken
 
 
-def _recalls(counts: dict[str, CohortCounts]) -> Iterator[Metric]:
+def _recalls(labels: Mapping[str, Sequence[CohortCounts]], in_all: Mapping[int | None, int]) -> Iterator[Metric]:
     ratio = _family("ratio", "Share of probes with their category among the k nearest items.", "cohort", "k")
     low = _family("low_ratio", "Lower end of Wilson's 95 % interval of the recall.", "cohort", "k")
     high = _family("high_ratio", "Upper end of Wilson's 95 % interval of the recall.", "cohort", "k")
     probes = _family("probes", "Probes that were searched.", "cohort")
-    for label, each in counts.items():
-        probes.add_metric([label], each.probes)
-        for k, found in ((1, each.found_1), (5, each.found_5), (10, each.found_10)):
-            recall = Recall(found, each.probes)
-            ratio.add_metric([label, str(k)], recall.value)
-            for family, end in zip((low, high), recall.interval(), strict=True):
-                family.add_metric([label, str(k)], end)
+    for label, cohorts in labels.items():
+        probes.add_metric([label], sum(each.probes for each in cohorts))
+        for k, found in pooled(cohorts, in_all).items():
+            for family, value in ((ratio, found.value), (low, found.low), (high, found.high)):
+                family.add_metric([label, str(k)], value)
     yield from (ratio, low, high, probes)
 
 
@@ -96,11 +95,12 @@ def _drifts(
     names: Sequence[tuple[str, str]],
     labels: Mapping[str, Sequence[CohortCounts]],
     references: Mapping[int, CohortCounts],
+    in_all: Mapping[int | None, int],
 ) -> Iterator[Metric]:
     """Five families: the reference and its probes; the drift against it, its error and its probes."""
     families = [_family(name, text, "cohort") for name, text in names]
     for label, cohorts in labels.items():
-        found = drift(cohorts, references)
+        found = drift(cohorts, references, in_all)
         if found is not None:
             values = (found.reference, found.reference_probes, found.change, found.error, found.probes)
             for family, value in zip(families, values, strict=True):

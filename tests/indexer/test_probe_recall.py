@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from indexer.index import Gallery, Segment, Upsert, View
-from indexer.probe_recall import all_probes, found_first, places, probes_of
+from indexer.probe_recall import CohortProbes, all_probes, found_first, places, probes_of
 from indexer.probes import is_probe, rank
 from indexer.recall import leave_one_out, recall_from
 from tests.indexer.vectors import unit
@@ -101,14 +101,18 @@ def test_probes_are_those_that_could_be_found_by_cohort_the_lowest_of_the_hash_f
     view = view_of(unit(np.random.default_rng(0).standard_normal((18, 4))), ids, categories)
     cohort_of = {"a": 0, "b": 1, "lonely": 1, "c": 2}
     found = all_probes(view, cohort_of)
-    assert {cohort: set(of_cohort) for cohort, of_cohort in found.items()} == {
+    assert {cohort: set(probes.ids) for cohort, probes in found.items()} == {
         0: set(PROBES[:5]),
         1: set(PROBES[5:9]),
         None: set(PROBES[9:11]),
     }
     assert list(found) == [0, 1, None]
-    assert probes_of(view, cohort_of) == {0: found[0], 1: found[1]}
-    assert all_probes(view, cohort_of, most=2) == {cohort: ids[:2] for cohort, ids in found.items()}
+    assert [probes.in_all for probes in found.values()] == [5, 4, 2]
+    assert probes_of(view, cohort_of) == {0: found[0].ids, 1: found[1].ids}
+    assert probes_of(view, cohort_of, most=2) == {0: found[0].ids[:2], 1: found[1].ids[:2]}
+    assert all_probes(view, cohort_of, most=2) == {
+        cohort: CohortProbes(probes.ids[:2], probes.in_all) for cohort, probes in found.items()
+    }
 
 
 def test_an_empty_gallery_has_no_probes() -> None:
@@ -153,7 +157,7 @@ def test_each_id_is_hashed_once_and_no_more_than_are_wanted_are_put_in_order_bet
             patch.setattr(f"{module}.rank", counted)
         patch.setattr("indexer.probe_recall.heapq", SimpleNamespace(nsmallest=nsmallest))
         found = all_probes(view, {"a": 0}, most, lambda: events.append(0))
-    assert found == {0: sorted(ids, key=rank)[:most]}
+    assert found == {0: CohortProbes(sorted(ids, key=rank)[:most], len(ids))}
     assert sorted(hashed) == sorted(ids)
     assert max(events) <= most + 8
     assert events[-1] == 0  # nothing is left for after the last pause

@@ -21,8 +21,8 @@ from everlook.v1 import everlook_pb2 as pb
 from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir
 from indexer.generation import live_number
-from indexer.probes import is_probe
-from indexer.recall import Recall, recall_of
+from indexer.probes import is_probe, rank
+from indexer.recall import Recall, recall_of, wilson
 from server.services.recall import MOST_CATEGORIES, MOST_EXAMPLES, MOST_MEASUREMENTS
 from server.watching.probes import ProbeWatch
 from tests.e2e.folders import publish_candidate
@@ -104,10 +104,16 @@ def embedded(server: Running) -> NDArray[np.float32]:
     return np.array([answer.vector.values for answer in answers], np.float32)
 
 
-def offline(vectors: NDArray[np.float32], *categories: str) -> dict[int, Recall]:
-    """Recall of the probes of these categories, by a definition of its own: exact search among all vectors."""
-    rows = np.array([n for n in range(COUNT) if is_probe(IDS[n]) and SHOWN[n] in categories])
+def offline(vectors: NDArray[np.float32], *categories: str, most: int = COUNT) -> dict[int, Recall]:
+    """Recall of the probes of these categories, of at most so many, by a definition of its own: exact search among all
+    vectors."""
+    rows = np.array(probe_rows(categories)[:most])
     return recall_of(vectors[rows], [SHOWN[n] for n in rows], vectors, SHOWN, KS, self_rows=rows)
+
+
+def probe_rows(categories: Sequence[str]) -> list[int]:
+    """The numbers of the probes of these categories, those of the lowest rank first."""
+    return sorted((n for n in range(COUNT) if is_probe(IDS[n]) and SHOWN[n] in categories), key=lambda n: rank(IDS[n]))
 
 
 def check(found: Samples, expected: dict[str, dict[int, Recall]]) -> None:
@@ -152,6 +158,30 @@ def test_recall_through_metrics_is_recall_computed_offline_from_the_same_items_t
     assert [each.found_at_10 for each in last.cohorts][:2] == [
         offline(vectors, *names)[10].found for names in (FIRST, SECOND)
     ]
+
+
+def test_of_cohorts_that_are_searched_in_part_all_is_their_recall_weighted_with_all_their_probes(
+    begun: Path, tmp_path: Path
+) -> None:
+    most = 9
+    with serving(copied(begun, tmp_path / "data"), recall_probes=most) as server:
+        teach(server, 1, FIRST)
+        teach(server, 2, FIRST, SECOND)
+        vectors, found = embedded(server), measured_page(server)
+    parts: dict[str, Sequence[str]] = {"0": FIRST, "1": SECOND, "waiting": CATEGORIES[10:]}
+    there = {cohort: len(probe_rows(names)) for cohort, names in parts.items()}
+    assert there == {"0": 30, "1": 20, "waiting": 25}
+    recalls = {cohort: offline(vectors, *names, most=most) for cohort, names in parts.items()}
+    check({key: value for key, value in found.items() if key[1] != "all"}, recalls)
+    assert found["probes", "all", ""] == 3 * most
+    effective = 75**2 / sum(count**2 / most for count in there.values())
+    for k in KS:
+        share = sum(there[cohort] * recall[k].value for cohort, recall in recalls.items()) / 75
+        assert found["ratio", "all", str(k)] == pytest.approx(share, abs=1e-12)
+        ends = found["low_ratio", "all", str(k)], found["high_ratio", "all", str(k)]
+        assert ends == pytest.approx(wilson(share * effective, effective), abs=1e-12)
+    added_up = sum(recall[1].found for recall in recalls.values()) / (3 * most)
+    assert abs(found["ratio", "all", "1"] - added_up) > 0.001  # so that the two can be told apart
 
 
 def test_what_has_changed_is_told_from_where_the_live_model_began_across_a_restart_too(

@@ -152,11 +152,14 @@ def test_a_generation_of_the_same_model_leaves_what_was_measured_as_it_is(engine
         assert watch.last() is not None
 
 
-def test_no_more_probes_of_a_cohort_are_searched_than_asked_for(engine: FakeEngine) -> None:
+def test_no_more_probes_of_a_cohort_are_searched_than_asked_for_and_all_are_counted(engine: FakeEngine) -> None:
     engine.swap("two", "zero", 1, 2)
     with watch_of(engine, most_probes=7) as watch:
         until(watch.last)
+        last = watch.last()
     assert [(each.cohort, each.probes) for each in engine.history.measurements()[0].cohorts] == [(0, 7), (1, 7)]
+    assert last is not None
+    assert last.in_all == {0: 30, 1: 30}
 
 
 def test_an_empty_gallery_is_measured_too_and_leaves_no_row(engine: FakeEngine) -> None:
@@ -258,7 +261,7 @@ def test_a_cohorts_spoiled_vectors_show_as_drift_beyond_its_error_and_no_other_c
     assert calm is not None
     references = {each.cohort: each for each in calm.measurement.cohorts if each.cohort is not None}
     for each in calm.measurement.cohorts:
-        found = drift([each], references)
+        found = drift([each], references, calm.in_all)
         assert found is not None
         assert found.change == 0.0
 
@@ -271,7 +274,7 @@ def test_a_cohorts_spoiled_vectors_show_as_drift_beyond_its_error_and_no_other_c
         until(watch.last)
         spoiled = watch.last()
     assert spoiled is not None
-    fell, kept = (drift([each], references) for each in spoiled.measurement.cohorts)
+    fell, kept = (drift([each], references, spoiled.in_all) for each in spoiled.measurement.cohorts)
     assert fell is not None
     assert kept is not None
     assert fell.change + 1.645 * fell.error < -0.02

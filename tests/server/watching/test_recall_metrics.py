@@ -43,9 +43,14 @@ def page() -> Page:
     return Page()
 
 
-def measured(cohorts: Sequence[CohortCounts], references: Mapping[int, CohortCounts] | None = None) -> Measured:
+def measured(
+    cohorts: Sequence[CohortCounts],
+    references: Mapping[int, CohortCounts] | None = None,
+    in_all: Mapping[int | None, int] | None = None,
+) -> Measured:
+    """All probes were searched, if nothing else is said."""
     measurement = Measurement(1_700_000_000.5, 7, "model", Cause.TIMER, tuple(cohorts))
-    return Measured(measurement, (), references or {}, 12.5)
+    return Measured(measurement, (), references or {}, in_all or {each.cohort: each.probes for each in cohorts}, 12.5)
 
 
 def test_recall_is_exposed_with_its_interval_and_its_probes(page: Page) -> None:
@@ -92,6 +97,22 @@ def test_the_change_since_the_swap_is_exposed_beside_the_drift(page: Page) -> No
     assert page.value("since_swap_error_ratio", cohort="1") == pytest.approx(
         0.0733, abs=1e-4
     )  # sqrt((41 11 + 46 6) / 52^2 50)
+
+
+def test_cohorts_taken_together_count_with_all_their_probes_those_that_wait_too(page: Page) -> None:
+    """Of 900 and of 60 probes 30 were searched; of the 40 that wait all."""
+    cohorts = [CohortCounts(0, 30, 27, 30, 30), CohortCounts(1, 30, 15, 20, 25), CohortCounts(None, 40, 10, 20, 30)]
+    page.after_swap = {0: CohortCounts(0, 30, 30, 30, 30), 1: CohortCounts(1, 30, 15, 20, 25)}
+    page.last = measured(cohorts, page.after_swap, {0: 900, 1: 60, None: 40})
+    page.metrics.observe(page.last)
+    assert page.value("probes", cohort="all") == 100
+    assert page.value("ratio", cohort="all", k="1") == (900 * 0.9 + 60 * 0.5 + 40 * 0.25) / 1000
+    assert page.value("ratio", cohort="all", k="5") == pytest.approx((900 + 60 * 2 / 3 + 40 * 0.5) / 1000)
+    effective = 1000**2 / (900**2 / 30 + 60**2 / 30 + 40)  # 36.84
+    ends = page.value("low_ratio", cohort="all", k="1"), page.value("high_ratio", cohort="all", k="1")
+    assert ends == pytest.approx(wilson(0.85 * effective, effective))
+    for name in ("drift_ratio", "since_swap_ratio"):
+        assert page.value(name, cohort="all") == pytest.approx(-0.1 * 900 / 960)
 
 
 def test_what_another_model_measured_after_its_swap_is_compared_with_nothing(page: Page) -> None:

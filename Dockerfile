@@ -13,6 +13,8 @@ FROM base AS serve-venv
 RUN make venv-serve PREFIX=/opt/everlook
 
 FROM base AS train-venv
+# Where there is no GPU, PyTorch's index of CPU builds. pip reads it from the environment, and ignores an empty one.
+ARG PIP_EXTRA_INDEX_URL
 RUN make venv-train PREFIX=/opt/everlook
 
 FROM python:3.11-slim AS train

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import click
@@ -87,6 +90,23 @@ def test_what_is_mounted_is_there(name: str) -> None:
             assert mode == ["ro"]
         else:
             assert source in COMPOSE["volumes"]
+
+
+def test_where_pip_looks_for_torch_is_for_whoever_builds_to_say() -> None:
+    """The Makefile's step gets it as pip itself does, from the environment of RUN."""
+    assert BUILDS["everlook-train"]["args"] == {"PIP_EXTRA_INDEX_URL": "${PIP_EXTRA_INDEX_URL:-}"}
+    _, *lines = (line for line in stage("train-venv") if line and not line.startswith("#"))
+    assert lines == ["ARG PIP_EXTRA_INDEX_URL", "RUN make venv-train PREFIX=/opt/everlook"]
+
+
+@pytest.mark.parametrize(("extra", "looks_in"), [("", []), ("http://127.0.0.1:9/cpu", ["http://127.0.0.1:9/cpu"])])
+def test_pip_ignores_an_index_that_is_not_given(extra: str, looks_in: list[str]) -> None:
+    main = "http://127.0.0.1:9/"
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--retries=0", f"--index-url={main}", "x"]
+    env = os.environ | {"PIP_EXTRA_INDEX_URL": extra, "PIP_CONFIG_FILE": os.devnull}
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=False).stdout
+    (indexes,) = re.findall(r"^Looking in indexes: (.*)", said, re.MULTILINE)
+    assert indexes.split(", ") == [main, *looks_in]
 
 
 def test_no_port_is_open_to_other_machines() -> None:

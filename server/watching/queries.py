@@ -120,17 +120,18 @@ class QueryWatch:
 
     def follow(self) -> None:
         """Lets go of everything that belongs to a generation or a model that does not serve any more."""
-        self._let_go()
-        model = self._live.current.generation.model.id
+        generation = self._live.current.generation  # once: after a swap in between, two readings would not fit together
+        self._let_go(generation.number)
+        model = generation.model.id
         if model != self._model:
             self._metrics.forget_windows()
             self._windows.follow(model)
             self._metrics.reference_queries = self._windows.gathered
             self._model = model  # last: what fails above is done again
 
-    def _let_go(self) -> None:
-        """Throws away what waits and what was counted for a generation that does not serve any more."""
-        number = self._live.current.generation.number
+    def _let_go(self, number: int) -> None:
+        """Throws away what waits and what was counted for another generation than the one of this number, which
+        serves."""
         if number != self._index_recall.current.generation:
             self._index_recall.follow(number)
             self._metrics.index_recall = self._index_recall.current
@@ -139,7 +140,7 @@ class QueryWatch:
     def _rest(self) -> None:
         """Pauses. A generation that goes meanwhile is not kept until the work under way is done."""
         self._pace.rest()
-        self._let_go()
+        self._let_go(self._live.current.generation.number)
 
     def _repeat(self, sample: Sample) -> _Seen | None:
         """Counts what the index has found; returns what the windows are to see, which are of queries by photo or vector

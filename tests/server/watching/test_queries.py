@@ -205,6 +205,36 @@ def test_a_late_answer_of_a_generation_that_is_gone_is_dropped(watched: Watched)
     assert watched.value("index_recall_query_ratio_count", generation="2") == 0
 
 
+class Turning:
+    """What is live: goes to the next each time that it has been read."""
+
+    def __init__(self, *servings: Serving) -> None:
+        self._left = list(servings)
+
+    @property
+    def current(self) -> Serving:
+        return self._left.pop(0) if len(self._left) > 1 else self._left[0]
+
+
+def test_a_swap_at_any_moment_mixes_no_two_models(watched: Watched) -> None:
+    """The other model's vectors have another length: mixed, they could not even be saved."""
+    old, new = watched.live.current, serving_of(clustered(40, 8, 6), number=2, model=OTHER)
+    watched.see(CALM[:3])
+    watched.put(sample_of(old, CALM[3]))
+    live: Any = Turning(old, new)  # the swap comes right after the watch has looked
+    watched.watch._live = live
+    watched.watch.work(0.0)
+    assert watched.value("query_samples_total", result="taken") == 4
+    watched.watch.follow()
+    watched.put(sample_of(new, clustered(1, 8, 6)[0]))
+    watched.watch.work(0.0)
+    assert watched.value("query_reference_queries") == 1
+    windows = watched.watch._windows
+    windows.save()
+    assert len(reference.load(windows._data, MODEL).queries) == 4
+    assert len(reference.load(windows._data, OTHER).queries) == 1
+
+
 def test_no_view_is_kept_while_the_windows_are_compared(watched: Watched) -> None:
     watched.see(CALM[:149])
     kept: list[object] = []

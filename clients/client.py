@@ -175,7 +175,8 @@ class Client:
         """What the probes of every cohort measured, and when other models went live.
 
         since: only what was measured at this time (with a zone) or later. max_measurements: where there are more, those
-        after swaps stay, and of the others every n-th; 0 leaves it to the server (1000). Errors: InvalidRequest.
+        after swaps stay, and of the others every n-th; 0 leaves it to the server (1000), which lowers it where there
+        are many cohorts. Errors: InvalidRequest.
         """
         return self._run(wire.recall_history(since, max_measurements), timeout_s)
 

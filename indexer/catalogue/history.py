@@ -24,6 +24,8 @@ from indexer.catalogue.schema import recall, swaps
 
 DAY_S: Final = 86_400.0
 KEEP_ALL_S: Final = 30 * DAY_S
+MOST_ROWS: Final = 20_000  # read at a time: measurements times their cohorts
+_FEW: Final = 10  # measurements that are read however many cohorts they have
 _MOST_REPEATED_SWAPS: Final = 1_000  # swaps back and forward that are kept; the first ones of each model all are
 
 
@@ -113,16 +115,22 @@ class History:
         with self._database.read() as connection:
             return not connection.execute(select(made)).scalar_one()
 
-    def measurements(self, since: float = 0.0, most: int = 1000) -> list[Measurement]:
-        """Those at this time or later, oldest first, `chosen` where there are more than `most`."""
+    def measurements(self, since: float = 0.0, most: int = 1000, most_rows: int = MOST_ROWS) -> list[Measurement]:
+        """Those at this time or later, oldest first, `chosen` where there are more than `most`.
+
+        Which is lowered, to a few at the least, where so many times the cohorts of the widest would be more than
+        `most_rows`.
+        """
         with self._database.read() as connection:
             times = connection.execute(
-                select(recall.c.at, func.min(recall.c.cause))
+                select(recall.c.at, func.min(recall.c.cause), func.count())
                 .where(recall.c.at >= since)
                 .group_by(recall.c.at)
                 .order_by(recall.c.at)
             ).all()
-            ats = [times[at][0] for at in chosen([cause == Cause.SWAP.value for _, cause in times], most)]
+            widest = max((cohorts for _, _, cohorts in times), default=1)
+            most = min(most, max(_FEW, most_rows // widest))
+            ats = [times[at][0] for at in chosen([cause == Cause.SWAP.value for _, cause, _ in times], most)]
             rows: list[Row[Any]] = []
             for part in in_parts(ats):
                 query = select(*_RECALL).where(recall.c.at.in_(part)).order_by(recall.c.at, recall.c.id)

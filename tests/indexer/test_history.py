@@ -227,6 +227,28 @@ def test_the_measurements_that_are_shown_are_whole(history: History) -> None:
     assert all([cohort.cohort for cohort in each.cohorts] == [0, None] for each in shown)
 
 
+@pytest.mark.parametrize(
+    ("cohorts", "shown"),
+    [
+        pytest.param(1, 40, id="few cohorts"),
+        pytest.param(5, 40, id="just as many as fit"),
+        pytest.param(6, 22, id="of too many every second but those that stay"),
+        pytest.param(150, 10, id="ten however many cohorts"),
+    ],
+)
+def test_the_more_cohorts_there_are_the_fewer_measurements_are_read_at_a_time(
+    history: History, cohorts: int, shown: int
+) -> None:
+    many = tuple(counts(stage, 5) for stage in range(cohorts))
+    for at in range(1, 41):
+        cause = Cause.SWAP if at == 17 else Cause.TIMER
+        history.append(measured(float(at), "a", cause, *(many if at >= 20 else many[:1])))
+    found = history.measurements(most_rows=200)
+    assert len(found) == shown
+    assert {1.0, 17.0, 40.0} <= {each.at for each in found}
+    assert all(len(each.cohorts) == (1 if each.at < 20 else cohorts) for each in found)
+
+
 def test_days_begin_at_midnight_utc() -> None:
     times = [10 * DAY_S - 1, 10 * DAY_S, 10 * DAY_S + 1, 11 * DAY_S - 1, 11 * DAY_S]
     assert beyond_the_first_of_each_day(times) == [10 * DAY_S + 1, 11 * DAY_S - 1]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everlook.v1 import everlook_pb2 as pb
-from indexer.catalogue import Catalogue
+from indexer.catalogue import Catalogue, Cause, CohortCounts, Measurement
 from indexer.datadir import DataDir
 from indexer.generation import live_number
 from indexer.probes import is_probe, rank
@@ -249,6 +249,22 @@ def test_the_history_has_each_measurement_with_its_cause_and_each_swap(shop: Run
     since = found.measurements[2].at
     assert list(history(shop, since=since).measurements) == list(found.measurements[2:])
     assert len(history(shop, max_measurements=2).measurements) == 2
+
+
+def test_the_length_of_an_answer_is_bounded_however_many_cohorts_there_are(begun: Path, tmp_path: Path) -> None:
+    """Of 200 measurements of 130 cohorts, 26,000 rows, there are no more than 20,000 in an answer."""
+    folder = copied(begun, tmp_path / "data")
+    cohorts = tuple(CohortCounts(stage, 500, 400, 450, 480) for stage in range(130))
+    with Catalogue.open(DataDir(folder).catalogue_url) as catalogue:
+        for at in range(200):
+            catalogue.history.append(Measurement(2e9 + at, 1, "a" * 64, Cause.TIMER, cohorts))
+    with serving(folder) as server:
+        found = history(server, since=Timestamp(seconds=2_000_000_000), max_measurements=MOST_MEASUREMENTS)
+    times = [each.at.seconds for each in found.measurements]
+    assert (times[0], times[-1]) == (2_000_000_000, 2_000_000_199)
+    assert 10_000 < sum(len(each.cohorts) for each in found.measurements) <= 20_000
+    # The server's own, which comes after them, may be there already.
+    assert all(len(each.cohorts) == 130 for each in found.measurements if each.generation.model == "a" * 64)
 
 
 def test_status_and_generations_have_the_reference_of_the_history(shop: Running) -> None:

@@ -43,6 +43,9 @@ class Hits:
     view: View
     rows: NDArray[np.int64]
     scores: NDArray[np.float32]
+    exact: bool = False
+    """Whether the segment's approximate way was left aside: exact search was asked for, or few rows matched. Not set
+    because a segment has no such way."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -125,12 +128,13 @@ class View:
         queries = self._checked(queries)
         excluded, fetch = self._fetched(params)
         main, delta = self._considered(params.filter)
-        exact = params.exact or (main.count <= EXACT_BELOW and bool(params.filter))
+        few = main.count <= fetch or (main.count <= EXACT_BELOW and bool(params.filter))
+        exact = params.exact or (few and self.segment.tuning is not None)
         _, in_main = self.segment.search(queries, fetch, keep=_unless_full(main), exact=exact)
         with faiss_threads(1):
             _, in_delta = scan(self.delta, queries, fetch, _unless_full(delta))
         rows = np.concatenate([in_main, np.where(in_delta >= 0, in_delta + self.alive_main.size, -1)], axis=1)
-        return self._hits(*self._ranked(queries, rows), params, excluded)
+        return self._hits(*self._ranked(queries, rows), params, excluded, exact=exact)
 
     def search_in_parts(self, query: NDArray[np.float32], params: SearchParams, between: Callable[[], None]) -> Hits:
         """The hits of an exact search for one `query` (D,), to the bit, and only one thread's work.
@@ -148,7 +152,7 @@ class View:
                 _, found = scan(vectors, queries, fetch, keep)
             rows = np.concatenate([best, np.where(found >= 0, found + offset, -1)], axis=1)
             best = self._ranked(queries, rows)[0][:, :fetch]
-        (hits,) = self._hits(*self._ranked(queries, best), params, excluded)
+        (hits,) = self._hits(*self._ranked(queries, best), params, excluded, exact=True)
         return hits
 
     def _parts(self, main: RowSet, delta: RowSet) -> Iterator[tuple[NDArray[np.float32], RowSet | None, int]]:
@@ -167,7 +171,13 @@ class View:
         return excluded, min(params.k + (excluded is not None), max(1, len(self)))
 
     def _hits(
-        self, rows: NDArray[np.int64], scores: NDArray[np.float32], params: SearchParams, excluded: int | None
+        self,
+        rows: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        params: SearchParams,
+        excluded: int | None,
+        *,
+        exact: bool,
     ) -> list[Hits]:
         """What is asked for of ranked rows and their scores (Q, C), for each query."""
         counts = rows >= 0
@@ -175,7 +185,10 @@ class View:
             counts &= rows != excluded
         if params.min_score is not None:
             counts &= scores >= params.min_score
-        return [Hits(self, rows[q, counts[q]][: params.k], scores[q, counts[q]][: params.k]) for q in range(len(rows))]
+        return [
+            Hits(self, rows[q, counts[q]][: params.k], scores[q, counts[q]][: params.k], exact)
+            for q in range(len(rows))
+        ]
 
     def _checked(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         queries = np.ascontiguousarray(queries, np.float32)

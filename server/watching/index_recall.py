@@ -39,11 +39,11 @@ def found_of(found: NDArray[np.float32], exact: NDArray[np.float32]) -> tuple[in
 
 
 def compared(sample: Sample, exact: Hits) -> tuple[int, int] | None:
-    """`found_of` for a query and its repetition; None where it tells nothing of the index: it was exact itself, or
-    nothing was to be found."""
+    """`found_of` for a query and its repetition; None where it tells nothing of the index: it was exact itself, as it
+    was asked to be or because few items match its filter, or nothing was to be found."""
     least = sample.params.min_score
     scores = exact.scores if least is None else exact.scores[exact.scores >= least]
-    return None if sample.params.exact or len(scores) == 0 else found_of(sample.hits.scores, scores)
+    return None if sample.hits.exact or len(scores) == 0 else found_of(sample.hits.scores, scores)
 
 
 @dataclass(frozen=True)

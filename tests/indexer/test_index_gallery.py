@@ -228,6 +228,32 @@ def test_approximate_hits_are_in_the_order_of_their_exact_scores() -> None:
         assert (alone.ids, alone.scores.tolist()) == (best.ids, best.scores.tolist())
 
 
+@pytest.mark.parametrize(
+    ("params", "exact"),
+    [
+        (SearchParams(), False),
+        (SearchParams(exact=True), True),
+        (SearchParams(filter=Filter(categories=frozenset({"c1"}))), True),
+        (SearchParams(filter=Filter(categories=frozenset({"c1", "c2"}))), False),
+        (SearchParams(filter=Filter(categories=frozenset({"nothing"}))), True),
+        (SearchParams(k=3000), True),
+    ],
+    ids=["plain", "asked", "few match", "many match", "none matches", "all are asked for"],
+)
+def test_hits_say_whether_exact_search_was_chosen_over_the_approximate_one(
+    params: SearchParams, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.index.view.EXACT_BELOW", 1000)
+    vectors = clustered(3000, 32, 60)
+    for flat_below in (1000, 20_000):
+        segment = Segment.build(vectors, np.arange(1, 3001, dtype=np.uint64), flat_below=flat_below)
+        entries = ((Upsert(seq, str(seq), f"c{seq % 3}", {}, vectors[seq - 1]), None) for seq in range(1, 3001))
+        view = Gallery.open(segment, entries).view
+        found = [hits.exact for hits in view.search(vectors[:2], params)]
+        assert found == [exact and (params.exact or segment.tuning is not None)] * 2
+        assert view.search_in_parts(vectors[0], params, lambda: None).exact
+
+
 # ---------------------------------------------------------------------------------------------------- in parts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,15 @@ def serving_over(segment: Segment, *, number: int = 1, model: str = "m" * 64) ->
     ]
     generation: Any = SimpleNamespace(number=number, model=SimpleNamespace(id=model))
     return Serving(generation, Gallery.open(segment, items).view)
+
+
+def approximate_of(vectors: NDArray[np.float32], *, effort: bool = True) -> Segment:
+    """A segment of inverted lists over these vectors; without `effort` it visits one list, and scores as many vectors
+    again as are asked for."""
+    seqs = np.arange(1, len(vectors) + 1, dtype=np.uint64)
+    built = Segment.build(vectors, seqs, flat_below=0)
+    assert built.tuning is not None
+    return built if effort else Segment(built._index, seqs, replace(built.tuning, nprobe=1, k_factor=1))
 
 
 def sample_of(

@@ -10,7 +10,7 @@ import pytest
 from indexer.index import Filter, SearchParams, Segment
 from server.watching.index_recall import IndexRecall, IndexRecallCount, compared, found_of, repeat
 from tests.indexer.vectors import clustered
-from tests.server.watching.samples import sample_of, serving_of, serving_over
+from tests.server.watching.samples import approximate_of, sample_of, serving_of, serving_over
 
 
 def scores(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -73,6 +73,16 @@ def test_a_query_that_was_exact_or_can_find_nothing_says_nothing_of_the_index() 
     assert compared(nowhere, repeat(nowhere)) is None
 
 
+def test_a_search_that_few_matches_made_exact_says_nothing_of_an_index_with_another_way() -> None:
+    vectors = clustered(2000, 16, 40)
+    serving = serving_over(approximate_of(vectors))
+    few = sample_of(serving, vectors[0], SearchParams(filter=Filter(categories=frozenset({"c1"}))))
+    assert len(few.hits) == 10
+    assert compared(few, repeat(few)) is None
+    plain = sample_of(serving, vectors[0])
+    assert compared(plain, repeat(plain)) is not None
+
+
 def measured(segment: Segment, queries: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> float:
     serving = serving_over(segment)
     counts = IndexRecallCount(1)
@@ -85,12 +95,8 @@ def measured(segment: Segment, queries: np.ndarray[tuple[int, int], np.dtype[np.
 
 def test_an_index_with_too_little_search_effort_is_seen_and_one_with_enough_is_not() -> None:
     vectors = clustered(6200, 32, 400)
-    seqs = np.arange(1, 6001, dtype=np.uint64)
-    good = Segment.build(vectors[:6000], seqs, flat_below=0)
-    assert good.tuning is not None
-    lazy = Segment(good._index, seqs, replace(good.tuning, nprobe=1, k_factor=1))
-    assert measured(good, vectors[6000:]) >= 0.98
-    assert measured(lazy, vectors[6000:]) < 0.9
+    assert measured(approximate_of(vectors[:6000]), vectors[6000:]) >= 0.98
+    assert measured(approximate_of(vectors[:6000], effort=False), vectors[6000:]) < 0.9
 
 
 def test_totals_are_of_all_and_the_ratio_of_the_last() -> None:

@@ -25,7 +25,7 @@ from server.watching.query_metrics import floor_of
 from server.watching.tap import Sample
 from tests.indexer.vectors import clustered
 from tests.server.running import sample
-from tests.server.watching.samples import sample_of, serving_of
+from tests.server.watching.samples import approximate_of, sample_of, serving_of, serving_over
 
 MODEL, OTHER = "a" * 64, "b" * 64
 DRAWN = clustered(800, 16, 12, seed=0)
@@ -127,6 +127,26 @@ def test_an_exact_query_counts_for_drift_alone(watched: Watched) -> None:
     watched.see(CALM[:5], SearchParams(exact=True))
     assert watched.value("index_recall_queries", generation="1") == 0
     assert watched.value("query_reference_queries") == 5
+
+
+@pytest.mark.parametrize("effort", [True, False], ids=["enough effort", "too little"])
+def test_an_index_with_too_little_search_effort_shows_however_many_searches_beside_it_are_exact(
+    tmp_path: Path, effort: bool
+) -> None:
+    """Four of five searches are: by a filter that few items match, or because they ask for it. Counted, they would lift
+    an index that finds three quarters to where no alert is raised."""
+    vectors = clustered(6200, 32, 400)
+    watched = Watched(tmp_path, serving_over(approximate_of(vectors[:6000], effort=effort), model=MODEL))
+    watched.see(vectors[6000:6100], SearchParams(filter=Filter(categories=frozenset({"c1"}))))
+    watched.see(vectors[6100:6160], SearchParams(exact=True))
+    assert watched.value("index_recall_ratio", generation="1") is None
+    watched.see(vectors[6160:])
+    assert watched.value("query_samples_total", result="taken") == 200
+    assert watched.value("index_recall_queries", generation="1") == 40
+    shares = watched.value("index_recall_query_ratio_sum", generation="1") or 0
+    assert watched.value("index_recall_query_ratio_count", generation="1") == 40
+    assert watched.value("index_recall_ratio", generation="1") == pytest.approx(shares / 40)
+    assert shares / 40 >= 0.98 if effort else shares / 40 < 0.9
 
 
 def test_an_empty_gallery_has_no_best_score(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ class QueryWindows:
         self._model = ""
         self._reference = Reference()
         self._saved = 0
+        self._save_at = _next_save(0)
+        self._save_fails = False
         self._formed = False
         self._window: list[Query] = []
         self._width: float | None = None
@@ -65,6 +67,7 @@ class QueryWindows:
         found = reference.load(self._data, model)
         del found.queries[self._limits.reference :]
         self._model, self._reference, self._saved = model, found, found.seen
+        self._save_at = _next_save(found.seen)
         self._formed, self._window, self._width = False, [], None
 
     def add(
@@ -75,7 +78,7 @@ class QueryWindows:
         query = (vector.copy(), score)  # a row of a batch would keep the batch
         if not self._has_formed():
             self._reference.draw(query, self._clock(), self._limits.reference, self._rng)
-            if self._reference.seen - self._saved >= max(_SAVE_EVERY, self._saved // _SAVE_SHARE):
+            if self._reference.seen >= self._save_at:
                 self.save()
             return {}
         self._window.append(query)
@@ -86,15 +89,20 @@ class QueryWindows:
         return self._compare(window, between)
 
     def save(self) -> None:
-        """Puts what has been gathered of the reference on the disk. Where that fails, it is tried again later."""
-        if self._reference.seen == self._saved:
+        """Puts what has been gathered of the reference on the disk. Where that fails, it is tried again some queries
+        later; the log hears of the first failure in a row."""
+        seen = self._reference.seen
+        if seen == self._saved:
             return
+        self._save_at = seen + _SAVE_EVERY  # whatever comes of it: a try packs all of the reference
         try:
             reference.save(self._data, self._model, self._reference)
         except OSError as error:
-            log.warning("the reference window could not be saved: %s", error)
+            if not self._save_fails:
+                log.warning("the reference window could not be saved; it is tried again until it can: %s", error)
+            self._save_fails = True
         else:
-            self._saved = self._reference.seen
+            self._saved, self._save_at, self._save_fails = seen, _next_save(seen), False
 
     def _has_formed(self) -> bool:
         """Whether the reference is full, and its time is over; it then stays as it is."""
@@ -114,6 +122,11 @@ class QueryWindows:
             "mmd": compare_embeddings(first_vectors, vectors, self._width, self._rng, between=between),
             "score": compare_scores(first_scores, scores, self._rng, between=between),
         }
+
+
+def _next_save(saved: int) -> int:
+    """From how many queries on a reference is saved again that was saved with so many."""
+    return saved + max(_SAVE_EVERY, saved // _SAVE_SHARE)
 
 
 def _arrays(queries: list[Query]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -173,6 +174,38 @@ def test_a_full_disk_costs_nothing_but_the_saving_which_is_made_up_for_later(
     assert windows_of(data).gathered == 0
     assert len(fed(found, CALM[25:30])) == 1
     assert windows_of(data).gathered == 20
+
+
+def test_on_a_full_disk_a_forming_reference_is_seldom_tried_again_and_the_log_hears_of_the_first_failure_in_a_row(
+    data: DataDir, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, tried, space = reference.save, list[int](), [False]
+
+    def save(data: DataDir, model: str, of: reference.Reference) -> None:
+        tried.append(of.seen)
+        if not space[0]:
+            raise OSError(errno.ENOSPC, "no space left")
+        real(data, model, of)
+
+    def failures() -> int:
+        return sum("could not be saved" in record.message for record in caplog.records)
+
+    monkeypatch.setattr(reference, "save", save)
+    found = windows_of(data, reference=1000)
+    with caplog.at_level(logging.WARNING):
+        fed(found, CALM[:250])
+        assert tried == [64, 128, 192]
+        assert failures() == 1
+        found.save()  # asked for, as when the server ends
+        assert tried == [64, 128, 192, 250]
+        space[0] = True
+        fed(found, CALM[250:320])
+        assert tried == [64, 128, 192, 250, 314]
+        assert windows_of(data, reference=1000).gathered == 314
+        space[0] = False
+        fed(found, CALM[320:450])
+        assert tried == [64, 128, 192, 250, 314, 378, 442]
+        assert failures() == 2
 
 
 # ---------------------------------------------------------------------------------------------------- over its time

@@ -120,9 +120,9 @@ class Engine:
                 log.warning("old generations could not be removed: %s", error)
             stack.enter_context(self._committer)
             self._heal(generation.encoder)
-            note_live(self.data, self.catalogue, self._committer, generation.info)
             gallery = Gallery.open(generation.segment, self._entries(generation), seq=self.catalogue.last_seq)
             self._gallery = LiveGallery(self.catalogue, generation, gallery)
+            self.note_live()
             self._merger = Merger(
                 self.data,
                 self._gallery,
@@ -213,6 +213,12 @@ class Engine:
     def history(self) -> History:
         """What was measured of the generations, and which went live; to be read, and added to by `record`."""
         return self.catalogue.history
+
+    def note_live(self) -> None:
+        """Adds the swap to the live generation to the history where it is missing: it could not be written when it
+        happened. Never raises."""
+        with contextlib.suppress(NotServing):  # the writer has stopped: the next start adds it
+            self._committer.run(lambda: note_live(self.data, self.history, self.live.current.generation.info)).result()
 
     def record(self, measured: Measurement) -> None:
         """Adds a measurement to the history; returns when it is durable. Errors: StorageFull, NotServing."""

@@ -48,7 +48,7 @@ from indexer.index import Gallery, SearchParams, View
 from indexer.lineage import load_lineage
 from indexer.live import LiveGallery, Rebuild
 from indexer.probe_recall import found_first, probes_of
-from indexer.swap_history import note_swap
+from indexer.swap_history import note_live, note_swap
 
 log = logging.getLogger(__name__)
 
@@ -130,12 +130,12 @@ class Promoter:
                     self._judge(generation, rebuild.view, gallery.view, limits, progress)
                 progress("swap", 0, 1)
                 self._check_closing()
-                self.committer.run(lambda: self._swap(rebuild, generation, gallery, gone)).result()
+                again = state is State.PREVIOUS
+                self.committer.run(lambda: self._swap(rebuild, generation, gallery, gone, again=again)).result()
                 self._remove_stale()  # while no merge can be about to publish one of the model that is live
         finally:
             self.gallery.upcoming = None
         progress("swap", 1, 1)
-        note_swap(self.data, self.catalogue, self.committer, info, again=state is State.PREVIOUS)
         log.info("generation %d is live after %.1f s", info.number, time.perf_counter() - began)
         return info
 
@@ -225,13 +225,16 @@ class Promoter:
                 got=generation.number,
             )
 
-    def _swap(self, rebuild: Rebuild, generation: Generation, gallery: Gallery, gone: set[int]) -> None:
+    def _swap(self, rebuild: Rebuild, generation: Generation, gallery: Gallery, gone: set[int], *, again: bool) -> None:
         self.gallery.catch_up(rebuild, gallery)
         view = gallery.view
         if gone and gone.intersection(view.attributes.seqs(view.rows)[view.live_rows()].tolist()):
             raise GenerationDamaged(f"items of generation {generation.number} have no vector", got=generation.number)
+        # While the model before is still live: a row of its own that is missing would break the lineage for good.
+        note_live(self.data, self.catalogue.history, self.gallery.live.current.generation.info)
         set_live(self.data, generation.number)
         self.gallery.swap(generation, gallery)
+        note_swap(self.data, self.catalogue.history, generation.info, again=again)
 
     def _check_closing(self) -> None:
         if self._closing:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.catalogue import History, Photo, Put
+from indexer.catalogue import Cause, CohortCounts, History, Measurement, Photo, Put
 from indexer.datadir import DataDir
 from indexer.engine import Engine, Options
 from indexer.errors import StorageFull
@@ -106,6 +106,64 @@ def test_a_history_that_cannot_be_written_fails_no_swap_and_the_next_start_makes
     with Engine(data) as again:
         assert told(again)[1:] == [(one.number, one.model, told(again)[0][1], 0, False)]
         assert again.history.awaits_measurement(one.model)
+
+
+def promote_unnoted(engine: Engine, info: GenerationInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generation goes live while the history cannot be written."""
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "append_swap", refused)
+        engine.promote(info.number)
+        engine.note_live()
+    assert info.model not in [each.model for each in engine.history.swaps()]
+
+
+def test_a_row_that_was_lost_is_made_up_for_when_the_history_can_be_written_and_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = told(engine)
+    engine.note_live()
+    assert told(engine) == before
+    one = candidate(engine, 1, ("a", "b"))
+    promote_unnoted(engine, one, monkeypatch)
+    for _ in range(2):
+        engine.note_live()
+        assert told(engine) == [*before, (one.number, one.model, before[0][1], 0, False)]
+    assert engine.history.awaits_measurement(one.model)
+
+
+def measure(engine: Engine, *cohorts: int) -> None:
+    """The first measurement after a swap."""
+    info, swap = engine.live.current.generation.info, engine.history.last_swap()
+    assert swap is not None
+    counts = tuple(CohortCounts(cohort, 10, 5, 6, 7) for cohort in cohorts)
+    engine.record(Measurement(swap.at, info.number, info.model, Cause.SWAP, counts))
+
+
+def test_a_row_that_was_lost_is_put_in_before_the_next_swap_and_older_cohorts_keep_their_references(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zero = engine.live.current.generation.info
+    one = candidate(engine, 1, ("a", "b"))
+    engine.promote(one.number)
+    measure(engine, 0)
+    two = candidate(engine, 2, ("a", "b"), ("c", "d"))
+    promote_unnoted(engine, two, monkeypatch)
+    three = candidate(engine, 3, ("a", "b"), ("c", "d"), ("e", "f"))
+    engine.promote(three.number)
+    assert told(engine) == [
+        (zero.number, zero.model, "", None, False),
+        (one.number, one.model, zero.model, 0, False),
+        (two.number, two.model, one.model, 1, False),
+        (three.number, three.model, two.model, 2, False),
+    ]
+    measure(engine, 0, 1, 2)
+    assert engine.history.references(three.model).keys() == {0, 2}  # the second stage was not measured when it began
+
+
+def test_an_engine_that_is_closed_notes_nothing_and_does_not_fail(data: DataDir) -> None:
+    with Engine(data) as engine:
+        pass
+    engine.note_live()
 
 
 def test_a_history_that_cannot_be_read_keeps_no_server_from_starting(

@@ -116,7 +116,7 @@ class QueryWindows:
         first_vectors, first_scores = _arrays(self._reference.queries)
         vectors, scores = _arrays(window)
         if self._width is None:
-            self._width = median_distance(first_vectors)
+            self._width = median_distance(first_vectors, between)
         between()
         return {
             "mmd": compare_embeddings(first_vectors, vectors, self._width, self._rng, between=between),

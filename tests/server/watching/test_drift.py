@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from server.watching import drift
 from server.watching.drift import (
     Comparison,
+    Kernel,
     compare_embeddings,
     compare_scores,
     gaussian,
@@ -41,8 +45,8 @@ def normal(seed: int, count: int, dimension: int = 3, shift: float = 0.0) -> Poi
     return np.random.default_rng(seed).standard_normal((count, dimension)) + shift
 
 
-def kernel(points: Points, width: float) -> Points:
-    return gaussian(points, points, width)
+def kernel(points: Points, width: float) -> Kernel:
+    return gaussian(points, width)
 
 
 def given(m: int, n: int) -> NDArray[np.bool_]:
@@ -79,11 +83,16 @@ def test_mmd_is_about_zero_on_the_average_where_nothing_differs() -> None:
     assert abs(np.mean(found)) < 0.01
 
 
-def test_distances_and_their_median_are_those_of_loops() -> None:
-    points = normal(5, 7)
-    apart = [math.dist(a, b) for a, b in itertools.combinations(points.tolist(), 2)]
-    assert median_distance(points) == pytest.approx(float(np.median(apart)))
-    assert squared_distances(points, points[:2])[3, 1] == pytest.approx(math.dist(points[3], points[1]) ** 2)
+@pytest.mark.parametrize("at_once", [1, 30, 1 << 24], ids=["one", "three by three", "whole"])
+@pytest.mark.parametrize("count", [2, 7, 8])
+def test_distances_and_their_median_are_those_of_loops_in_however_many_parts(
+    count: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "_AT_ONCE", at_once)
+    points = normal(5, count)
+    squares = [math.dist(a, b) ** 2 for a, b in itertools.combinations(points.tolist(), 2)]
+    assert median_distance(points) == pytest.approx(math.sqrt(np.median(squares)))
+    assert squared_distances(points, points[:2])[-1, 0] == pytest.approx(math.dist(points[-1], points[0]) ** 2)
 
 
 def test_the_median_leaves_twins_out_and_is_one_where_all_are_twins() -> None:
@@ -129,6 +138,57 @@ def test_where_nothing_drifts_p_values_are_spread_evenly() -> None:
         error = 4 * math.sqrt(level * (1 - level) / 200)
         assert abs(np.mean(np.array(mmd) <= level) - level) < error
         assert np.mean(np.array(score) <= level) - level < error
+
+
+@pytest.mark.parametrize("at_once", [1, 30, 300, 1 << 24])
+def test_the_kernel_is_that_of_loops_in_however_many_parts(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "_AT_ONCE", at_once)
+    points = normal(9, 11)
+    wanted = np.array([[k(a, b, 1.4) for b in points] for a in points])
+    wanted[np.diag_indices(11)] = 0.0  # a point is not compared with itself
+    found = kernel(points, 1.4)
+    assert found.matrix == pytest.approx(wanted, abs=1e-12)
+    assert found.sums == pytest.approx([math.fsum(row) for row in wanted.tolist()], abs=1e-12)
+
+
+@pytest.mark.parametrize("at_once", [1, 700, 5000])
+def test_what_is_worked_out_in_many_parts_is_the_same(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = normal(6, 30), normal(7, 14, shift=0.3)
+    whole = compare_embeddings(x, y, median_distance(x), np.random.default_rng(8), permutations=150)
+    assert 0.01 < whole.p_value < 0.9
+    monkeypatch.setattr(drift, "_AT_ONCE", at_once)
+    in_parts = compare_embeddings(x, y, median_distance(x), np.random.default_rng(8), permutations=150)
+    assert in_parts.distance == pytest.approx(whole.distance, abs=1e-12)
+    assert in_parts.p_value == whole.p_value
+
+
+def test_no_more_is_multiplied_between_two_chances_to_give_way_than_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty vectors of a length of 1000: three by three of them, ten parts each way of which those above the diagonal
+    count; and five of their rows with 64 splits."""
+    monkeypatch.setattr(drift, "_AT_ONCE", 5 * 30 * 64)
+    calls: list[int] = []
+    x, y = normal(1, 20, 1000), normal(2, 10, 1000)
+    median_distance(x, lambda: calls.append(1))
+    assert len(calls) > 7 * 8 // 2  # and more within the median itself
+    calls.clear()
+    compare_embeddings(x, y, 45.0, np.random.default_rng(0), permutations=130, between=lambda: calls.append(1))
+    assert len(calls) == 10 * 11 // 2 + (6 - 1) + 3 * 6
+
+
+def test_the_memory_of_the_embeddings_test_is_that_of_one_kernel_and_of_the_width_half_of_it() -> None:
+    x, y = normal(1, 800, 8).astype(np.float32), normal(2, 400, 8).astype(np.float32)
+    matrix = 1200 * 1200 * 8
+
+    def peak_of(work: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            work()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak_of(lambda: median_distance(np.concatenate([x, y]))) < 0.8 * matrix
+    assert peak_of(lambda: compare_embeddings(x, y, 4.0, np.random.default_rng(0), permutations=99)) < 1.3 * matrix
 
 
 @pytest.mark.parametrize("compare", ["embeddings", "scores"])

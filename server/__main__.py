@@ -17,7 +17,7 @@ from pydantic_settings.exceptions import SettingsError
 from indexer.datadir import DataDir
 from indexer.engine import published_models
 from indexer.errors import EverlookError
-from indexer.logs import configure
+from indexer.logs import configure, relay
 from server.app import App
 from server.logs import add_request
 from server.settings import Settings
@@ -37,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ensure_model(DataDir(settings.data))
         return asyncio.run(serve(settings))
     except (EverlookError, OSError, RuntimeError) as error:
-        print(f"everlook serve: {error}", file=sys.stderr)
+        if settings.log_format == "json":
+            log.critical("%s", error)
+        else:  # whoever typed the command reads it
+            print(f"everlook serve: {error}", file=sys.stderr)
         return 1
 
 
@@ -70,7 +73,10 @@ def ensure_model(data: DataDir) -> None:
         return
     log.info("no model yet: exporting the default one")
     command = [sys.executable, "-m", "trainer", "export", "--data", str(data.root)]
-    subprocess.run(command, check=False, stdout=sys.stderr)  # noqa: S603  # every word of it is ours
+    said, into = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(command, stdout=said, stderr=into) as exporter:  # noqa: S603  # every word of it is ours
+        for line in exporter.stdout or ():
+            relay("trainer", line)
 
 
 def _bad_settings(error: Exception) -> str:

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from clients.cli import main
+from indexer.logs import style_of
 from server.settings import Settings
 from tests.conftest import ROOT
 from tests.deploy.plain import load
@@ -146,6 +147,12 @@ def test_what_the_programs_are_told_they_know() -> None:
     assert parser().parse_args(SERVICES["trainer"]["command"]).command == "run"
     exported = SERVICES["first-model"]["entrypoint"][-1].split("python -m trainer ")[1].split()
     assert parser().parse_args(exported).command == "export"
+
+
+def test_server_and_trainer_log_in_one_format() -> None:
+    words = SERVICES["everlook"]["command"]
+    server = words[words.index("--log-format") + 1]
+    assert style_of(SERVICES["trainer"]["environment"]) == server == "json"
 
 
 def test_the_image_of_the_server_asks_the_server_whether_it_is_well() -> None:

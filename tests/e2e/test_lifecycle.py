@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import random
 import shutil
@@ -225,6 +226,28 @@ def test_a_port_that_is_taken_is_named(data: Path, flag: str) -> None:
     assert ended.returncode == 1
     assert port in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_in_json_what_keeps_it_from_starting_is_an_entry_as_all_else(data: Path) -> None:
+    with ServerProcess(data) as server:
+        second = run_to_end(data, "--log-format", "json")
+    assert second.returncode == 1
+    *_, last = map(json.loads, second.stderr.splitlines())
+    assert (last["level"], last["program"]) == ("critical", "server")
+    assert f"in use by process {server.pid}" in last["message"]
+
+
+def test_in_json_what_the_exporter_of_the_first_model_says_is_entries_too(tmp_path: Path) -> None:
+    exporter = tmp_path / "exporter" / "trainer"
+    exporter.mkdir(parents=True)
+    (exporter / "__init__.py").touch()
+    (exporter / "__main__.py").write_text("import sys; print('looks for weights'); sys.exit('finds none')")
+    ended = run_to_end(tmp_path / "data", "--log-format", "json", python_path=exporter.parent)
+    assert ended.returncode == 1
+    entries = [json.loads(line) for line in ended.stderr.splitlines()]
+    said = [entry["message"] for entry in entries if entry["program"] == "trainer"]
+    assert sorted(said) == ["finds none", "looks for weights"]
+    assert "there is no model to serve" in entries[-1]["message"]
 
 
 def test_callers_that_hang_up_in_the_middle_of_a_stream_leave_the_server_as_it_was(data: Path) -> None:

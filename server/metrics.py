@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from indexer.errors import EverlookError, Overloaded, QueueFull, StorageFull
 from server.batching import Lane
+from server.status import FAULTS
 from server.supervisor import PROGRAMS
 from server.swapper import Attempt
 
@@ -25,6 +26,12 @@ class Metrics:
         self.calls = Counter("everlook_calls", "Finished calls.", ["rpc", "code"], registry=registry)
         self.call_seconds = Histogram(
             "everlook_call_seconds", "Time of a call in the server.", ["rpc", "code"], buckets=_FAST, registry=registry
+        )
+        self.parts = Counter(
+            "everlook_parts",
+            "Queries of batches and items of ingest streams that were answered.",
+            ["rpc", "code"],
+            registry=registry,
         )
         self.refusals = Counter(
             "everlook_refusals", "Work refused because a bound was reached.", ["reason"], registry=registry
@@ -79,6 +86,9 @@ class Metrics:
             self.expired.labels(lane=lane.label)
         for kind in (QueueFull, StorageFull):
             self.refusals.labels(reason=kind.reason)
+        for rpc in ("Search/BatchSearch", "Catalog/Ingest"):
+            for code in ("OK", *(fault.name for fault in FAULTS)):
+                self.parts.labels(rpc=rpc, code=code)
         for result in ("ok", "failed"):
             self.merges.labels(result=result)
         for result in ("ok", "refused", "failed"):

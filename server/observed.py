@@ -1,4 +1,7 @@
-"""One call as an operator sees it: an id, a count, a time, a line in the log, and a trace where that is on."""
+"""One call as an operator sees it: an id, a count, a time, a line in the log, and a trace where that is on.
+
+A part that is answered by itself, a query of a batch or an item of a stream, is counted and logged beside it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from grpc import aio
 from indexer.errors import EverlookError
 from server import logs
 from server.metrics import Metrics
-from server.status import DETAILS_KEY, code_of, known, to_status
+from server.status import DETAILS_KEY, FAULTS, code_of, known, to_status
 
 if TYPE_CHECKING:
     from server.tracing import CallSpan, Tracing
@@ -24,13 +27,6 @@ log = logging.getLogger("server.calls")
 _AT_DEADLINE_S: Final = (
     0.02  # the caller's clock began earlier than ours: it hangs up a moment before we see the deadline
 )
-_FAULTS: Final = {
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.DATA_LOSS,
-    grpc.StatusCode.UNAVAILABLE,
-}
-"""Of the server; all other codes say something of the call."""
 
 
 class Observed:
@@ -82,12 +78,12 @@ class Observed:
         self._metrics.call_seconds.labels(rpc=self._rpc, code=code).observe(took_s)
         self._log(took_s)
         if self._span is not None:
-            self._span.end(self._code, fault=self._code in _FAULTS)
+            self._span.end(self._code, fault=self._code in FAULTS)
 
     def _log(self, took_s: float) -> None:
         """A line for a call that failed; at the level of debugging for every call. Never what it carried."""
         level = logging.DEBUG if self._code is grpc.StatusCode.OK else logging.INFO
-        level = logging.WARNING if self._code in _FAULTS else level
+        level = logging.WARNING if self._code in FAULTS else level
         if not log.isEnabledFor(level):
             return
         facts: dict[str, object] = {
@@ -102,3 +98,16 @@ class Observed:
         if self._cause is not None:
             facts |= {"reason": self._cause.reason, "error": self._cause.message}
         log.log(level, "a call ended" if self._code is grpc.StatusCode.OK else "a call failed", extra=facts)
+
+
+def part_failed(rpc: str, error: Exception, metrics: Metrics) -> EverlookError:
+    """Counts and logs that one query of a batch, or one item of a stream, failed in a call that goes on. Returns what
+    it is answered with."""
+    cause = known(error)
+    code = code_of(cause)
+    metrics.parts.labels(rpc=rpc, code=code.name).inc()
+    metrics.count_refusal(cause)
+    facts = {"rpc": rpc, "code": code.name, "reason": cause.reason, "error": cause.message}
+    level = logging.WARNING if code in FAULTS else logging.INFO
+    log.log(level, "a part of a call failed", extra={**facts, "request_id": logs.request_id()})
+    return cause

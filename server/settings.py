@@ -56,11 +56,11 @@ class Settings(BaseSettings):
     """Queries encoded together: more is better throughput on a GPU, and slower to answer."""
     max_ingest_batch: int = Field(8, ge=1, le=256)
     """Ingested photos encoded together."""
-    query_queue: int = Field(256, ge=1)
+    query_queue: int = Field(128, ge=1)
     """Queries that may wait; one more is refused."""
     query_queue_bytes: int = Field(256 << 20, ge=1 << 20)
     """Photo bytes of the queries that may wait."""
-    ingest_queue: int = Field(512, ge=1)
+    ingest_queue: int = Field(256, ge=1)
     """Writes under way over all callers: beyond it streams wait and single calls are refused."""
     ingest_queue_bytes: int = Field(256 << 20, ge=1 << 20)
     """Photo bytes of the writes under way over all callers."""
@@ -75,8 +75,9 @@ class Settings(BaseSettings):
     """Largest photo, width times height."""
     max_message_bytes: int = Field(32 << 20, ge=1 << 20)
     """Largest gRPC message, in bytes."""
-    max_concurrent_calls: int = Field(256, ge=1)
-    """Calls open at once; one more is refused."""
+    max_concurrent_calls: int = Field(1024, ge=1)
+    """Calls open at once, streams too; gRPC itself refuses one more, without a reason, a hint or a count: keep it well
+    above what may wait in the queues and --threads times --max-batch."""
 
     merge_min_entries: int = Field(1024, ge=1)
     """Entries in the delta, or tombstones, below which the index is not merged."""

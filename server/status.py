@@ -30,6 +30,14 @@ CODES: dict[type[errors.EverlookError], grpc.StatusCode] = {
     errors.Damaged: grpc.StatusCode.DATA_LOSS,
 }
 
+FAULTS = (
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.UNAVAILABLE,
+)
+"""Of the server; all other codes say something of the call."""
+
 _RESOURCES = {errors.ItemNotFound: "Item", errors.GenerationNotFound: "Generation"}
 
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from indexer.errors import NotServing
 from server import wire
 from server.interceptors import check_parsed
+from server.observed import part_failed
 from server.services.calls import Calls
-from server.status import known
 from server.wire import pb
 
 
@@ -74,16 +74,17 @@ class IngestStream:
 
     async def _write(self, request: pb.IngestRequest, before: asyncio.Task[None] | None) -> None:
         response = pb.IngestResponse(id=request.item.id)
+        rpc, metrics = "Catalog/Ingest", self._calls.metrics
         try:
             item = wire.item_of(request.item, self._calls.limits)
             if before is not None:
                 await asyncio.wait({before})
             written = await self._calls.write(*item, request.image, deadline=None)
             response.acknowledged.CopyFrom(wire.put_response(written))
+            metrics.parts.labels(rpc=rpc, code="OK").inc()
         except Exception as error:  # a bad item is answered, and the stream goes on
-            cause = known(error)
-            self._calls.metrics.items_refused.labels(reason=cause.reason).inc()
-            self._calls.metrics.count_refusal(cause)
+            cause = part_failed(rpc, error, metrics)
+            metrics.items_refused.labels(reason=cause.reason).inc()
             response.error.CopyFrom(wire.error(cause))
         self._acks.put_nowait(response)
 

@@ -7,8 +7,8 @@ import asyncio
 from indexer.errors import InvalidField
 from server import wire
 from server.jobs import ImageQuery
+from server.observed import part_failed
 from server.services.calls import Calls, Context
-from server.status import known
 from server.wire import pb, pb_grpc
 
 
@@ -37,12 +37,13 @@ class SearchService(pb_grpc.SearchServicer):
         return pb.BatchSearchResponse(results=results)
 
     async def _one(self, request: pb.SearchRequest, context: Context) -> pb.SearchResult:
+        rpc, metrics = "Search/BatchSearch", self._calls.metrics
         try:
-            return pb.SearchResult(response=await self.Search(request, context))
+            result = pb.SearchResult(response=await self.Search(request, context))
         except Exception as error:  # one query of a batch fails by itself
-            cause = known(error)
-            self._calls.metrics.count_refusal(cause)
-            return pb.SearchResult(error=wire.error(cause))
+            return pb.SearchResult(error=wire.error(part_failed(rpc, error, metrics)))
+        metrics.parts.labels(rpc=rpc, code="OK").inc()
+        return result
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         return wire.embed_response(await self._calls.ask(ImageQuery(request.image), None, context))

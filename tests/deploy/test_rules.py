@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from clients.report import figures
+from indexer.errors import InvalidField
 from indexer.gates import RecallLimits, Z
+from indexer.stages import StageRule
 from server.metrics import Metrics
+from server.status import FAULTS
+from server.watching.limits import WatchLimits
 from tests.conftest import ROOT
 from tests.deploy.documented import faults
 from tests.deploy.plain import load
@@ -64,7 +70,7 @@ def test_every_alert_is_tested_firing_and_not_firing() -> None:
 
 
 def test_there_is_an_alert_for_all_that_matters() -> None:
-    answers = {"Down", "Restarting", "Failing", "Slow", "Refusing"}
+    answers = {"Down", "Restarting", "Failing", "PartsFailing", "Slow", "Refusing"}
     recall = {
         "RecallFell",
         "RecallDropped",
@@ -79,6 +85,7 @@ def test_there_is_an_alert_for_all_that_matters() -> None:
         "SwapsFailing",
         "CandidatesRefused",
         "ProgramDown",
+        "NoTrainer",
         "ProgramHangs",
         "ProgramRestarting",
     }
@@ -148,7 +155,7 @@ def test_recall_may_drop_as_far_as_the_gates_let_it_beyond_the_same_error() -> N
     errors = [
         float(each) for expr in EXPRESSIONS.values() for each in re.findall(r"([\d.]+) \* (?:sqrt|\w+_error)", expr)
     ]
-    assert errors == [Z] * 6
+    assert errors == [Z] * 7
 
 
 def test_the_report_judges_drift_as_the_alert_does() -> None:
@@ -173,12 +180,49 @@ def test_a_stage_that_is_learned_is_given_longer_than_its_training_takes() -> No
     assert number("EverlookStageNotServed", r"seconds > (\d+)") >= 2 * Recipe().budget_s
 
 
-def test_queries_that_do_not_drift_raise_the_alarm_once_in_a_hundred_thousand_times() -> None:
-    """Of n windows that are false alarms with probability 0.01 each, `least` and more than `share` of them."""
-    least = number("EverlookQueriesDrifted", r">= (\d+)")
-    share = number("EverlookQueriesDrifted", r"> ([\d.]+) \)")
-    chances = []
-    for windows in range(1, 200):
-        enough = max(int(least), math.floor(share * windows) + 1)
-        chances.append(sum(math.comb(windows, k) * 0.01**k * 0.99 ** (windows - k) for k in range(enough, windows + 1)))
-    assert max(chances) < 1.0e-5
+def test_categories_wait_without_a_trainer_as_long_as_two_of_them_would_wait_for_one() -> None:
+    least = int(number("EverlookNoTrainer", r">= (\d+)"))
+    assert StageRule(min_categories=least).min_categories == least
+    with pytest.raises(InvalidField):
+        StageRule(min_categories=least - 1)
+    assert ALERTS["EverlookNoTrainer"]["for"] == f"{StageRule().wait_s / 3600:.0f}h"
+
+
+def test_what_fails_through_the_servers_fault_is_the_same_for_a_rule_as_for_the_server() -> None:
+    named = [
+        set(codes.split("|")) for expr in EXPRESSIONS.values() for codes in re.findall(r'code=~"([^"]*L[^"]*)"', expr)
+    ]
+    faults_of_server = {code.name for code in FAULTS}
+    assert [codes for codes in named if "INTERNAL" in codes] == [faults_of_server] * 3
+
+
+def chance_of_a_majority(windows: int, alpha: float, correlation: float, share: float) -> float:
+    """Probability that of `windows` whose statistics are standard normal, each two with that correlation, more than
+    `share` lie beyond what one does with probability `alpha`.
+
+    With what they have in common, u, given, they are independent: integrated over u, standard normal too.
+    """
+    normal = NormalDist()
+    common = np.linspace(-8, 8, 2001)
+    weights = np.exp(-(common**2) / 2)
+    beyond = (normal.inv_cdf(1 - alpha) - math.sqrt(correlation) * common) / math.sqrt(1 - correlation)
+    chance = np.array([1 - normal.cdf(each) for each in beyond])
+    most = range(math.floor(share * windows) + 1, windows + 1)
+    return float(
+        np.average(
+            sum(math.comb(windows, k) * chance**k * (1 - chance) ** (windows - k) for k in most), weights=weights
+        )
+    )
+
+
+def test_queries_that_do_not_drift_raise_the_alarm_less_than_once_in_a_thousand_times() -> None:
+    """A window of n queries is compared with a reference of m that all windows share: a difference of means has the
+    variance 1/n + 1/m, of which 1/m is common to two of them. An approximation, in which each test asks for a mean."""
+    limits = WatchLimits()
+    correlation = limits.window / (limits.window + limits.reference)
+    (least,) = set(re.findall(r"windows:increase1[hd] >= (\d+)", EXPRESSIONS["EverlookQueriesDrifted"]))
+    share = number("EverlookQueriesDrifted", r"> ([\d.]+) \*")
+    assert chance_of_a_majority(1, limits.alpha, correlation, share) == pytest.approx(limits.alpha)
+    assert chance_of_a_majority(3, limits.alpha, 0.0, share) == pytest.approx(3 * 0.01**2 * 0.99 + 0.01**3)
+    chances = [chance_of_a_majority(windows, limits.alpha, correlation, share) for windows in range(int(least), 200)]
+    assert 1.0e-4 < max(chances) < 1.0e-3

@@ -18,6 +18,7 @@ from indexer.errors import InvalidField, NotServing, QueueFull
 from server import logs
 from server.batching import Lane
 from server.jobs import ImageQuery, QueryJob
+from server.pipeline import Pipeline
 from tests.server.running import (
     TIMEOUT_S,
     Running,
@@ -165,6 +166,42 @@ def test_a_call_that_fails_is_one_line_with_all_that_helps(
         assert "secret" not in line["error"]
         (fault,) = [each for each in caplog.records if each.name == "server.status"]
         assert vars(fault)["request_id"] == "order-7"
+
+
+def test_a_query_of_a_batch_and_an_item_of_a_stream_that_fail_are_lines_of_the_call_that_goes_on(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    metadata = ((logs.REQUEST_ID, "order-8"),)
+    batch = pb.BatchSearchRequest(requests=[pb.SearchRequest(item_id="nobody")])
+    items = iter([pb.IngestRequest(item=item("bad"), image=b"no photo")])
+    caplog.set_level(logging.INFO)
+    server.search.BatchSearch(batch, timeout=TIMEOUT_S, metadata=metadata)
+    list(server.catalog.Ingest(items, timeout=TIMEOUT_S, metadata=metadata))
+    names = ("level", "message", "rpc", "code", "reason", "request_id")
+    lines = [line for line in lines_of(caplog) if line["request_id"] == "order-8"]
+    assert [[line[name] for name in names] for line in lines] == [
+        ["INFO", "a part of a call failed", "Search/BatchSearch", "NOT_FOUND", "ITEM_NOT_FOUND", "order-8"],
+        ["INFO", "a part of a call failed", "Catalog/Ingest", "INVALID_ARGUMENT", "IMAGE_UNREADABLE", "order-8"],
+    ]
+
+
+def test_a_fault_of_the_server_in_one_query_of_a_batch_is_a_warning_and_counted_as_a_fault(
+    server: Running, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(Pipeline, "submit", lost)
+    caplog.set_level(logging.INFO)
+    batch = pb.BatchSearchRequest(requests=[pb.SearchRequest(item_id="i1")] * 2)
+    answer = server.search.BatchSearch(batch, timeout=TIMEOUT_S, metadata=((logs.REQUEST_ID, "order-9"),))
+    assert [each.error.reason for each in answer.results] == [pb.ERROR_REASON_INTERNAL] * 2
+    lines = [line for line in lines_of(caplog) if line["request_id"] == "order-9"]
+    assert [(line["level"], line["code"], line["reason"]) for line in lines] == [
+        ("WARNING", "INTERNAL", "INTERNAL")
+    ] * 2
+    assert not any("secret" in line["error"] for line in lines)
+    assert 'everlook_parts_total{code="INTERNAL",rpc="Search/BatchSearch"} 2.0' in server.scrape()
 
 
 def test_calls_that_succeed_are_lines_for_debugging_only(caplog: pytest.LogCaptureFixture) -> None:

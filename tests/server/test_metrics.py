@@ -18,6 +18,7 @@ from everlook.v1 import everlook_pb2 as pb
 from indexer.errors import CatalogueDamaged, InvalidField, QueueFull, StorageFull
 from server.metrics import Metrics, Snapshot, gauge_families, snapshot_families
 from server.state import ServerState
+from server.status import FAULTS
 from server.watching.operator import OperatorCollector
 from tests.conftest import ROOT
 from tests.server.running import TIMEOUT_S, Running, item, photo, running, sample
@@ -89,6 +90,25 @@ def test_items_are_counted_by_what_became_of_them(value_of: Callable[..., float]
     assert value_of("everlook_items_refused_total", reason="IMAGE_UNREADABLE") == 1
 
 
+def test_items_of_a_stream_and_queries_of_a_batch_are_counted_each_by_its_code(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        items = [pb.IngestRequest(item=item(f"i{n}"), image=photo(n)) for n in range(3)]
+        list(server.catalog.Ingest(iter([*items, pb.IngestRequest(item=item("bad"), image=b"")]), timeout=TIMEOUT_S))
+        queries = [pb.SearchRequest(item_id=id) for id in ("i0", "i1", "nobody")]
+        server.search.BatchSearch(pb.BatchSearchRequest(requests=queries), timeout=TIMEOUT_S)
+        counted = {
+            (labels["rpc"], labels["code"]): value
+            for (name, found), value in samples(server).items()
+            if name == "everlook_parts_total" and value and (labels := dict(found))
+        }
+    assert counted == {
+        ("Catalog/Ingest", "OK"): 3,
+        ("Catalog/Ingest", "INVALID_ARGUMENT"): 1,
+        ("Search/BatchSearch", "OK"): 2,
+        ("Search/BatchSearch", "NOT_FOUND"): 1,
+    }
+
+
 def test_each_stage_is_timed_for_what_goes_through_it(value_of: Callable[..., float]) -> None:
     counts = {
         ("query", "queue"): 3,
@@ -132,6 +152,11 @@ def test_what_alerts_look_at_is_there_before_the_first_time() -> None:
         ("everlook_refusals_total", {"reason": "STORAGE_FULL"}),
         ("everlook_expired_total", {"lane": "query"}),
         ("everlook_merges_total", {"result": "failed"}),
+        *(
+            ("everlook_parts_total", {"rpc": rpc, "code": code})
+            for rpc in ("Search/BatchSearch", "Catalog/Ingest")
+            for code in ("OK", *(fault.name for fault in FAULTS))
+        ),
     ]:
         assert registry.get_sample_value(name, labels) == 0
 

@@ -137,6 +137,13 @@ def test_help_lists_every_setting_with_what_it_means_and_its_default(capsys: pyt
     assert "(default: everlook-data)" in shown
 
 
+def test_by_default_the_queues_are_full_before_grpc_refuses_calls_without_a_word() -> None:
+    """With work in hand on 64 cores, and a hundred streams and other calls beside."""
+    default = parsed("--threads", "64")
+    in_work = default.threads * max(default.max_batch, default.max_ingest_batch)
+    assert default.query_queue + default.ingest_queue + in_work + 100 < default.max_concurrent_calls
+
+
 def test_settings_do_not_change_once_they_are_read(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     with pytest.raises(ValidationError, match="frozen"):

@@ -1,8 +1,12 @@
 """Watching probe recall: the probes of every cohort are searched through the live generation, from time to time.
 
 At the start, after each generation of another model that went live, and every so many seconds: in small batches with
-pauses between them, so that queries go first. What was measured goes into the history of the catalogue; a failure is
-logged, and the measurement made again a little later.
+pauses between them, so that queries go first. What was measured goes into the history of the catalogue. A failure is
+logged: a measurement that failed is made again a little later. One that cannot be written is not: it is shown all the
+same, and waits until it can be written or the next one takes its place.
+
+No view is held during the pauses, or the segment from before a merge would stay in memory beside the new one. While
+probes are looked for one is, until the first pause after a merge.
 
 | crash at this step                              | found so at restart                                              |
 |-------------------------------------------------|------------------------------------------------------------------|
@@ -13,12 +17,14 @@ logged, and the measurement made again a little later.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -26,7 +32,8 @@ import numpy as np
 
 from indexer.catalogue import Cause, CohortCounts, History, Measurement
 from indexer.generation import Live
-from indexer.probe_recall import MOST_PROBES, Place, all_probes, places
+from indexer.index import View
+from indexer.probe_recall import MOST_PROBES, CohortProbes, Place, all_probes, places
 from indexer.recall import recall_from
 from server.watching.pace import Pace, Stopped
 
@@ -36,6 +43,7 @@ KS = (1, 5, 10)
 
 _BATCH = 16
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 5.0, 300.0
+_NEVER_S = 1e9  # what an event can be waited for
 
 
 class Watched(Protocol):
@@ -46,6 +54,8 @@ class Watched(Protocol):
 
     @property
     def history(self) -> History: ...
+
+    def note_live(self) -> None: ...
 
     def record(self, measured: Measurement) -> None: ...
 
@@ -65,7 +75,8 @@ class Measured:
     measurement: Measurement
     probes: tuple[Probe, ...]
     references: Mapping[int, CohortCounts]
-    """By cohort, what was measured right after the swap at which its stage went live, where that is known."""
+    """By cohort, what was measured right after the swap at which its stage went live, where that is known; as long as
+    this measurement is not in the history, as it was known to the one before."""
     in_all: Mapping[int | None, int]
     """How many probes each of its cohorts has, of which at most so many were searched."""
     seconds: float
@@ -103,7 +114,8 @@ class ProbeWatch:
         self._last: Measured | None = None
         self._thread = threading.Thread(target=self._work, name="probe-watch", daemon=True)
         self.on_measured: list[Callable[[Measured], None]] = []
-        """Who is told of each measurement, in the watch's thread. To be added to before the watch begins."""
+        """Who is told of each measurement, in the watch's thread: when it is in the history, or could not be written at
+        the first attempt. To be added to before the watch begins."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -134,55 +146,113 @@ class ProbeWatch:
         while not self._stopping:
             self._woken.clear()
             try:
-                self._measure(cause)
-                cause, failures, wait_s = Cause.TIMER, 0, self._every_s
+                measured = self._measure(cause)
             except Stopped:
                 return
             except _Overtaken:
                 continue
             except Exception as error:
                 failures += 1
-                wait_s = min(_MOST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(failures - 1, 16))
-                log.warning("probe recall could not be measured; again in %.0f s: %s", wait_s, error)
-            self._woken.wait(wait_s or None)
+                log.warning("probe recall could not be measured; again in %.0f s: %s", _again_s(failures), error)
+            else:
+                cause, failures = Cause.TIMER, 0
+                self._keep(measured)
+                continue
+            self._woken.wait(_again_s(failures))
 
-    def _measure(self, cause: Cause) -> None:
+    def _keep(self, measured: Measured) -> None:
+        """Puts a measurement into the history, shows and tells of it, and waits until the next one is due. Where it
+        cannot be written, that is tried again meanwhile."""
+        due = time.monotonic() + (self._every_s or _NEVER_S)
+        for attempt in itertools.count(1):
+            again_s = _NEVER_S
+            try:
+                measured = self._recorded(measured)
+            except Exception as error:
+                again_s = _again_s(attempt)
+                log.warning("what the probes measured is not in the history; again in %.0f s: %s", again_s, error)
+            self._last = measured
+            if attempt == 1:
+                self._tell(measured)
+            if self._woken.wait(max(0.0, min(again_s, due - time.monotonic()))) or time.monotonic() >= due:
+                return
+
+    def _recorded(self, measured: Measured) -> Measured:
+        """Puts it into the history, if it is not there: an attempt that failed may have written it. Returns it with the
+        references that are known now. Errors: those of the engine."""
+        history, measurement = self._engine.history, measured.measurement
+        if measurement.cohorts and history.last_at() != measurement.at:
+            self._engine.record(measurement)
+        return replace(measured, references=history.references(measured.model))
+
+    def _tell(self, measured: Measured) -> None:
+        """Tells who watches. One that fails keeps no other from being told."""
+        for told in self.on_measured:
+            try:
+                told(measured)
+            except Exception:
+                log.exception("a measurement of probe recall could not be watched")
+
+    def _measure(self, cause: Cause) -> Measured:
         """Errors: Stopped; _Overtaken when another model goes live meanwhile; those of the engine."""
         began = time.perf_counter()
+        self._engine.note_live()
         measurement, probes, in_all = self._measured(cause)
-        if measurement.cohorts:
-            self._engine.record(measurement)
-        references = self._engine.history.references(measurement.model)
-        measured = self._last = Measured(measurement, probes, references, in_all, time.perf_counter() - began)
-        for told in self.on_measured:
-            told(measured)
+        last = self._last
+        known = last.references if last is not None and last.model == measurement.model else {}
+        return Measured(measurement, probes, known, in_all, time.perf_counter() - began)
 
     def _measured(self, cause: Cause) -> tuple[Measurement, tuple[Probe, ...], Mapping[int | None, int]]:
-        serving = self._engine.live.current
-        generation, view = serving.generation, serving.view
         history = self._engine.history
-        if history.awaits_measurement(generation.model.id):
+        model = self._engine.live.current.generation.model.id
+        if history.awaits_measurement(model):
             cause = Cause.SWAP
-
-        def pause() -> None:
-            self._pace.rest()
-            if self._engine.live.current.generation.model.id != generation.model.id:
-                raise _Overtaken
-
         self._pace.begin()
         found: list[Probe] = []
         counts: list[CohortCounts] = []
-        probes = all_probes(view, self._cohort_of(generation.model.id), self._most_probes, pause)
+        probes = self._probes(model)
         for cohort, held in probes.items():
-            ids = held.ids
             of_cohort: list[Place] = []
-            for start in range(0, len(ids), _BATCH):
-                of_cohort += places(view, ids[start : start + _BATCH])
-                pause()
-            counts.append(counted(cohort, of_cohort))
+            for start in range(0, len(held.ids), _BATCH):
+                of_batch = places(self._view(model), held.ids[start : start + _BATCH])
+                of_cohort += [place for place in of_batch if place.category]  # those that are still there
+                self._pace.rest()
+            if of_cohort:
+                counts.append(counted(cohort, of_cohort))
             found += [Probe(cohort, place) for place in of_cohort]
-        measurement = Measurement(self._time(history), generation.number, generation.model.id, cause, tuple(counts))
+        measurement = Measurement(self._time(history), self._number(model), model, cause, tuple(counts))
         return measurement, tuple(found), {cohort: held.in_all for cohort, held in probes.items()}
+
+    def _probes(self, model: str) -> dict[int | None, CohortProbes]:
+        """Those of the live gallery; looked for anew where a merge comes between. Errors: Stopped, _Overtaken."""
+        while True:
+            with contextlib.suppress(_Merged):
+                return self._search_for_probes(model)
+
+    def _search_for_probes(self, model: str) -> dict[int | None, CohortProbes]:
+        """Errors: Stopped, _Overtaken; _Merged, in the first pause after a merge."""
+        number = self._number(model)
+
+        def pause() -> None:
+            self._pace.rest()
+            if self._number(model) != number:
+                raise _Merged
+
+        return all_probes(self._view(model), self._cohort_of(model), self._most_probes, pause)
+
+    def _number(self, model: str) -> int:
+        """Of the live generation. Errors: _Overtaken when it is of another model."""
+        generation = self._engine.live.current.generation
+        if generation.model.id != model:
+            raise _Overtaken
+        return generation.number
+
+    def _view(self, model: str) -> View:
+        """What is live, for as long as nobody pauses. Errors: _Overtaken when it is of another model."""
+        serving = self._engine.live.current
+        if serving.generation.model.id != model:
+            raise _Overtaken
+        return serving.view
 
     def _time(self, history: History) -> float:
         """Now; but not before the last swap, and after every other measurement: a clock that was put back must neither
@@ -194,6 +264,15 @@ class ProbeWatch:
 
 class _Overtaken(Exception):
     """Another model has gone live."""
+
+
+class _Merged(Exception):
+    """Another generation of the same model has gone live."""
+
+
+def _again_s(failures: int) -> float:
+    """Seconds until what has failed so often in a row is tried again."""
+    return min(_MOST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(failures - 1, 16))
 
 
 def counted(cohort: int | None, found: Sequence[Place]) -> CohortCounts:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,18 +16,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.catalogue import Catalogue, Cause, CohortCounts, History, Measurement, SwapRecord
-from indexer.errors import StorageFull
+from indexer.catalogue import Catalogue, Cause, CohortCounts, History, Measurement, Photo, Put, SwapRecord
+from indexer.errors import NotServing, StorageFull
+from indexer.gates import RecallLimits
 from indexer.generation import Live, Serving
-from indexer.index import View
-from indexer.probes import is_probe
+from indexer.index import Segment, View
+from indexer.probe_recall import places
+from indexer.probes import is_probe, rank
 from server.watching import probes
 from server.watching.cohorts import drift
 from server.watching.pace import Pace
 from server.watching.probes import Measured, ProbeWatch
+from tests.e2e.folders import publish_candidate
 from tests.indexer.catalogues import fresh_url
 from tests.indexer.test_probe_recall import view_of
 from tests.indexer.vectors import clustered, unit
+from tests.server.running import engine_in, photo
 
 WAIT_S = 20.0
 IDS = [id for id in (f"probe-{n}" for n in range(1000)) if is_probe(id)][:60]
@@ -38,9 +44,10 @@ LEARNED: dict[str, dict[str, int]] = {
 """What each model has learned."""
 
 
-def a_view(seed: int = 0) -> View:
+def a_view(seed: int = 0, without: Sequence[str] = ()) -> View:
     vectors = unit(clustered(6, 8, 6, seed=1)[np.arange(60) % 6] + 0.4 * clustered(60, 8, 60, seed=seed))
-    return view_of(vectors, IDS, CATEGORIES, in_main=30)
+    held = [row for row, id in enumerate(IDS) if id not in without]
+    return view_of(vectors[held], [IDS[row] for row in held], [CATEGORIES[row] for row in held], in_main=30)
 
 
 @dataclass
@@ -50,6 +57,9 @@ class FakeEngine:
     history: History
     live: Live
     errors: list[BaseException] = field(default_factory=list)
+
+    def note_live(self) -> None:
+        """Its history misses nothing."""
 
     def record(self, measured: Measurement) -> None:
         if self.errors:
@@ -63,6 +73,13 @@ class FakeEngine:
     def swap(self, model: str, base: str, cohort: int | None, number: int, at: float | None = None) -> None:
         self.go_live(model, number)
         self.history.append_swap(SwapRecord(at or time.time(), number, model, base, cohort, False))
+
+    def merge(self, view: View | None = None) -> weakref.ref[Segment]:
+        """Another generation of the live model goes live. Returns the segment of the one before."""
+        generation, old = self.live.current.generation, weakref.ref(self.live.current.view.segment)
+        merged: Any = SimpleNamespace(number=generation.number + 1, model=generation.model)
+        self.live.current = Serving(merged, a_view() if view is None else view)
+        return old
 
 
 @pytest.fixture
@@ -169,12 +186,25 @@ def test_an_empty_gallery_is_measured_too_and_leaves_no_row(engine: FakeEngine) 
     assert engine.history.measurements() == []
 
 
+def failing(function: Callable[..., Any], *errors: BaseException) -> Callable[..., Any]:
+    """The function, which raises these errors before it works."""
+    left = list(errors)
+
+    def fails(*arguments: Any) -> Any:
+        if left:
+            raise left.pop(0)
+        return function(*arguments)
+
+    return fails
+
+
 def test_a_failure_is_logged_and_the_measurement_made_again(
     engine: FakeEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probes, "_FIRST_PAUSE_S", 0.01)
     engine.swap("one", "zero", 0, 2)
-    engine.errors = [StorageFull("the disk is full"), RuntimeError("nobody foresaw this")]
+    errors = StorageFull("the disk is full"), RuntimeError("nobody foresaw this")
+    monkeypatch.setattr("server.watching.probes.places", failing(places, *errors))
     with caplog.at_level(logging.WARNING), watch_of(engine) as watch:
         until(watch.last)
     assert [record.getMessage().rsplit(": ", 1)[1] for record in caplog.records] == [
@@ -182,6 +212,204 @@ def test_a_failure_is_logged_and_the_measurement_made_again(
         "nobody foresaw this",
     ]
     assert [each.cause for each in engine.history.measurements()] == [Cause.SWAP]
+
+
+def now(watch: ProbeWatch) -> Measured:
+    last = watch.last()
+    assert last is not None
+    return last
+
+
+def full() -> list[BaseException]:
+    """What a disk that stays full raises, one after another."""
+    return [StorageFull("the disk is full") for _ in range(10_000)]
+
+
+def test_what_cannot_be_written_is_shown_and_is_written_once_as_it_is_when_it_can_be(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "_FIRST_PAUSE_S", 0.01)
+    engine.swap("one", "zero", 0, 2)
+    engine.errors = full()
+    with watch_of(engine) as watch:
+        until(watch.last)
+        shown = now(watch)
+        assert shown.references == {}
+        until(lambda: len(engine.errors) < 9_998)
+        assert engine.history.measurements() == []
+        engine.errors.clear()
+        until(lambda: now(watch).references)
+        kept = now(watch)
+        time.sleep(0.05)
+    assert kept.probes is shown.probes  # of the same measurement
+    assert engine.history.measurements() == [shown.measurement]
+    assert shown.measurement.cause is Cause.SWAP
+    assert kept.references == {0: shown.measurement.cohorts[0]}
+
+
+def test_while_nothing_can_be_written_it_is_measured_on_and_the_last_measurement_takes_the_place_of_those_before(
+    engine: FakeEngine,
+) -> None:
+    engine.swap("one", "zero", 0, 2)
+    told: list[Measured] = []
+
+    def disk_fills_up(measured: Measured) -> None:
+        told.append(measured)
+        engine.errors = full() if len(told) < 4 else []
+
+    watch = watch_of(engine, every_s=0.01)
+    watch.on_measured.append(disk_fills_up)
+    with watch:
+        until(lambda: len(told) >= 5)
+    ats = [each.measurement.at for each in told]
+    assert ats == sorted(set(ats))
+    assert [each.at for each in engine.history.measurements()] == [ats[0], *ats[4:]]
+    assert [each.references for each in told] == [{0: told[0].measurement.cohorts[0]}] * len(told)
+
+
+def test_a_measurement_of_which_nobody_knows_whether_it_was_written_is_not_written_twice(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "_FIRST_PAUSE_S", 0.01)
+    engine.swap("one", "zero", 0, 2)
+
+    def written_and_lost(measured: Measurement) -> None:
+        engine.history.append(measured)
+        raise NotServing("the database cannot be reached")
+
+    monkeypatch.setattr(engine, "record", written_and_lost)
+    with watch_of(engine) as watch:
+        until(lambda: watch.last() and now(watch).references)
+        last = now(watch)
+    assert engine.history.measurements() == [last.measurement]
+
+
+def test_references_that_cannot_be_read_have_nothing_measured_or_written_again(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(History, "references", failing(History.references, StorageFull("busy"), StorageFull("busy")))
+    engine.swap("one", "zero", 0, 2)
+    with watch_of(engine) as watch:
+        until(watch.last)
+        shown = now(watch)
+        until(lambda: now(watch).references)
+        last = now(watch)
+    assert last.probes is shown.probes
+    assert engine.history.measurements() == [last.measurement]
+
+
+def test_who_fails_when_told_keeps_no_other_from_being_told_and_has_nothing_measured_again(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(probes, "_FIRST_PAUSE_S", 0.01)
+    told: list[Measured] = []
+    watch = watch_of(engine)
+    watch.on_measured += [failing(told.append, RuntimeError("nobody foresaw this")), told.append]
+    with watch:
+        until(lambda: told)
+        time.sleep(0.05)
+    assert "nobody foresaw this" in caplog.text
+    assert told == [watch.last()]
+    assert engine.history.measurements() == [told[0].measurement]
+
+
+def test_a_swap_whose_row_was_lost_is_in_the_history_when_its_model_is_measured_which_is_for_that_swap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine_in(tmp_path) as engine:
+        for number, id in enumerate(IDS[:8]):
+            shown = photo(number)
+            pictured = Photo(shown, hashlib.sha256(shown).hexdigest(), 40, 40, "PNG")
+            engine.submit(Put(id, CATEGORIES[number % 2], {}, pictured)).result(WAIT_S)
+        zero = engine.live.current.generation.model.id
+        one = publish_candidate(engine.data, engine.catalogue, 1, tuple(CATEGORIES[:2]))
+        with monkeypatch.context() as lossy:
+            lossy.setattr(History, "append_swap", failing(History.append_swap, StorageFull("the disk is full")))
+            engine.promote(one.number, limits=RecallLimits(most_drop=1.0, floor=0.0))
+        assert [each.model for each in engine.history.swaps()] == [zero]
+        with ProbeWatch(engine, lambda model: LEARNED["one"], every_s=0.0) as watch:
+            until(watch.last)
+            last = now(watch)
+        assert [each.model for each in engine.history.swaps()] == [zero, one.model]
+        assert engine.history.measurements() == [last.measurement]
+    assert last.measurement.cause is Cause.SWAP
+    assert last.references == {0: last.measurement.cohorts[0]}
+
+
+class Pauses(Pace):
+    """Rests not at all; in each pause, by its number from 1 on, what it is told to happen happens."""
+
+    def __init__(self, happens: Callable[[int], None]) -> None:
+        super().__init__()
+        self._happens = happens
+        self._count = 0
+
+    def rest(self) -> None:
+        self._count += 1
+        self._happens(self._count)
+
+
+def test_nothing_from_before_a_merge_is_kept_after_the_pause_in_which_it_came(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.probe_recall._ROWS", 8)
+    merged: list[weakref.ref[Segment]] = []
+    kept: list[int] = []
+
+    def happens(pause: int) -> None:
+        kept.append(sum(segment() is not None for segment in merged))
+        if pause in (3, 13):  # of 8 in which probes are looked for; of 4 in which they are searched
+            merged.append(engine.merge())
+
+    with watch_of(engine, pace=Pauses(happens)) as watch:
+        until(watch.last)
+    assert kept == [0] * (3 + 8 + 4)
+    assert len(merged) == 2
+    last = now(watch)
+    assert (last.measurement.generation, len(last.probes)) == (3, 60)
+
+
+def test_a_failure_keeps_nothing_from_before_a_merge(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "_FIRST_PAUSE_S", 2 * WAIT_S)
+    monkeypatch.setattr(probes.log, "propagate", False)  # pytest keeps what is logged, with the error
+    failed = threading.Event()
+
+    def happens(pause: int) -> None:
+        failed.set()
+        raise RuntimeError("nobody foresaw this")
+
+    with watch_of(engine, pace=Pauses(happens)):
+        assert failed.wait(WAIT_S)
+        old = engine.merge()
+        until(lambda: old() is None)
+
+
+def test_a_probe_that_is_deleted_meanwhile_is_not_counted(engine: FakeEngine) -> None:
+    last_ones = sorted(IDS, key=rank)[-10:]
+
+    def happens(pause: int) -> None:
+        if pause == 2:  # after the first few are searched
+            engine.merge(a_view(without=last_ones))
+
+    with watch_of(engine, pace=Pauses(happens)) as watch:
+        until(watch.last)
+    last = now(watch)
+    assert [(each.cohort, each.probes) for each in last.measurement.cohorts] == [(None, 50)]
+    assert {each.place.id for each in last.probes} == set(IDS).difference(last_ones)
+
+
+def test_a_cohort_whose_probes_are_all_deleted_meanwhile_is_not_there(engine: FakeEngine) -> None:
+    engine.swap("two", "zero", 1, 2)
+    second = [id for id, category in zip(IDS, CATEGORIES, strict=True) if LEARNED["two"][category] == 1]
+
+    def happens(pause: int) -> None:
+        if pause == 2:
+            engine.merge(a_view(without=second))
+
+    with watch_of(engine, pace=Pauses(happens)) as watch:
+        until(watch.last)
+    assert [(each.cohort, each.probes) for each in engine.history.measurements()[0].cohorts] == [(0, 30)]
 
 
 def test_a_model_that_goes_live_meanwhile_is_measured_in_place_of_the_one_before(engine: FakeEngine) -> None:

@@ -86,7 +86,9 @@ def test_everything_that_it_stores_of_everlook_is_documented(watched: Watched) -
     assert undocumented == set()
 
 
-def test_its_rules_run_without_error_and_a_calm_server_raises_no_alarm(watched: Watched) -> None:
+def test_its_rules_run_without_error_and_a_calm_server_raises_no_alarm_but_for_want_of_a_trainer(
+    watched: Watched,
+) -> None:
     def all_ran() -> list[dict[str, object]]:
         groups = watched.prometheus.ask("rules")["groups"]
         rules = [rule for group in groups for rule in group["rules"]]
@@ -103,8 +105,10 @@ def test_its_rules_run_without_error_and_a_calm_server_raises_no_alarm(watched: 
         return all(datetime.fromisoformat(group["lastEvaluation"]).timestamp() > evaluated + 2 for group in groups)
 
     wait_for(all_ran_again, WAIT_S, "not every rule was evaluated again")
-    # Pending ones, too, which would fire in time; how full this machine's disk is says nothing of the server.
-    assert watched.prometheus.query('ALERTS{alertname!~"EverlookDisk.*"}') == []
+    # Pending ones, too, which would fire in time; how full this machine's disk is says nothing of the server. Its four
+    # categories wait, and no trainer runs: in a day that is a ticket.
+    found = watched.prometheus.query('ALERTS{alertname!~"EverlookDisk.*"}')
+    assert [(labels["alertname"], labels["alertstate"]) for labels, _ in found] == [("EverlookNoTrainer", "pending")]
 
 
 def test_what_is_recorded_can_be_asked_for(watched: Watched) -> None:

@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 from pydantic_settings.exceptions import SettingsError
+from threadpoolctl import ThreadpoolController
 
 from indexer.datadir import DataDir
 from indexer.engine import published_models
@@ -33,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"everlook serve: {_bad_settings(error)}", file=sys.stderr)
         return 2
     configure("server", settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()], add_request)
+    spare_cores()
     try:
         ensure_model(DataDir(settings.data))
         return asyncio.run(serve(settings))
@@ -42,6 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:  # whoever typed the command reads it
             print(f"everlook serve: {error}", file=sys.stderr)
         return 1
+
+
+def spare_cores() -> None:
+    """Has numpy's BLAS multiply with one thread, in the whole process. Faiss brings a BLAS of its own, and keeps it.
+
+    The workers use every core already, and only the watch multiplies matrices. OpenBLAS's threads wait by spinning
+    after each product: with the watch's pauses between products they take several times what these take.
+    """
+    for library in ThreadpoolController().select(user_api="blas").lib_controllers:
+        if Path(library.filepath).is_relative_to(Path(numpy.__file__).parents[1] / "numpy.libs"):
+            library.set_num_threads(1)
 
 
 async def serve(settings: Settings) -> int:

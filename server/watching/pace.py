@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 
-SHARE = 0.1
+SHARE = 0.03  # of one core; there are two such threads
 
 
 class Stopped(Exception):

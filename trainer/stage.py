@@ -144,15 +144,24 @@ def step(
 
 @torch.no_grad()
 def features(
-    network: EmbeddingNetwork, stage: TrainingStage, preprocessing: Preprocessing, device: torch.device
+    network: EmbeddingNetwork,
+    stage: TrainingStage,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Tensor, Tensor]:
-    """Features (M, D) before normalisation and labels (M) of a stage's photos, as serving sees them; on the CPU."""
+    """Features (M, D) before normalisation and labels (M) of a stage's photos, as serving sees them; on the CPU.
+
+    `tick` hears how many photos are done; what it raises ends the work.
+    """
     network.eval()
-    rows, labels = [], []
+    rows, labels, done = [], [], 0
     with in_order(stage, preprocessing) as batches:
         for batch in batches:
             rows.append(network.features(batch.images.to(device)).float().cpu())
             labels.append(batch.labels)
+            done += len(batch.labels)
+            tick(done, len(stage))
     return torch.cat(rows), torch.cat(labels)
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import logging
 import statistics
 import time
@@ -322,17 +323,23 @@ class _Teaching:
 
     def _remember(self, base: Base, stage: TrainingStage, served: EmbeddingNetwork) -> tuple[Memory, bytes]:
         """The memory, and the weights that it leads to. What the photos show of old models is of no use later."""
-        passes = [served, base.network]
         older = _ancestors(self._data, base.lineage)
-        found = []
-        for done, network in enumerate(passes):
-            self._watcher.tell("exporting", done, len(passes) + len(older))
-            found.append(self._features(base, stage, network))
+        passes, total, device = itertools.count(), (2 + len(older)) * len(stage), self._place.device
+
+        def of(network: EmbeddingNetwork) -> torch.Tensor:
+            before = next(passes) * len(stage)
+
+            def tick(done: int, of_stage: int) -> None:
+                self._watcher.tell("exporting", before + done, total)
+
+            tick(0, len(stage))
+            return features(network.to(device), stage, base.manifest.preprocessing, device, tick)[0]
+
+        found = [of(served), of(base.network)]
         features_of = {}
-        for done, (number, folder) in enumerate(older.items()):
-            self._watcher.tell("exporting", len(passes) + done, len(passes) + len(older))
+        for number, folder in older.items():
             with contextlib.suppress(Damaged):
-                features_of[number] = self._features(base, stage, export.load_network(folder))
+                features_of[number] = of(export.load_network(folder))
         weights = export.weights(served.cpu())
         memory = base.memory.after_stage(
             stage.number,
@@ -344,10 +351,6 @@ class _Teaching:
             features_of=features_of,
         )
         return memory, weights
-
-    def _features(self, base: Base, stage: TrainingStage, network: EmbeddingNetwork) -> torch.Tensor:
-        device = self._place.device
-        return features(network.to(device), stage, base.manifest.preprocessing, device)[0]
 
     def _measure(self, base: Base, stage: TrainingStage, lineage: Lineage, kept: Recipe) -> Measure:
         return Measure(

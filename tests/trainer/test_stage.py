@@ -566,6 +566,19 @@ class TestFeatures:
         nearest = torch.cdist(features, features).fill_diagonal_(torch.inf).amin()
         assert nearest > 1e-3  # a photo in another's place would have shown
 
+    def test_it_is_told_after_each_batch_how_many_are_done_and_may_end_there(self) -> None:
+        told = list[tuple[int, int]]()
+
+        def tick(done: int, total: int) -> None:
+            told.append((done, total))
+            if len(told) == 3:
+                raise Interrupted
+
+        stage.features(tiny.network(4), self.PHOTOS, self.PREPROCESSING, tiny.CPU, tick)
+        assert told == [(64, 70), (70, 70)]
+        with pytest.raises(Interrupted):
+            stage.features(tiny.network(4), self.PHOTOS, self.PREPROCESSING, tiny.CPU, tick)
+
     def test_a_photo_that_cannot_be_decoded_is_named(self) -> None:
         photos = replace(self.PHOTOS, photos=(*self.PHOTOS.photos[:-1], b"no photo"))
         with pytest.raises(ImageUnreadable, match="photo 69 of stage 2"):

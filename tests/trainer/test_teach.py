@@ -170,6 +170,17 @@ def test_two_stages_one_after_the_other(shop: Shop) -> None:
     )
 
 
+def test_it_is_told_of_every_batch_that_the_stages_photos_are_looked_through(shop: Shop) -> None:
+    """Of one that says nothing for half a minute, and that the server does not run, it is thought that it is dead."""
+    shop.fill("a", photos=60)
+    training, watcher = shop.begin(), Watcher()
+    photos = len(training.photos)
+    assert photos > 64  # which one batch holds
+    taught(shop, training, watcher=watcher)
+    told = [(done, total) for phase, done, total in watcher.told if phase == "exporting" and total > 1]
+    assert told == [(done, 2 * photos) for before in (0, photos) for done in (before, before + 64, before + photos)]
+
+
 class TestCrashTable:
     """Each row of the table in `teach`: what is killed there and started again ends as if nothing had happened."""
 
@@ -291,7 +302,7 @@ class TestTheMachineFails:
         ]:
             with pytest.raises(Overloaded, match=f"attempt {number} of 3"):
                 taught(shop, training, watcher=Watcher(MemoryError(), phase, done))
-        outcome = taught(shop, training, watcher=Watcher(MemoryError("too large"), "exporting", 1))
+        outcome = taught(shop, training, watcher=Watcher(MemoryError("too large"), "exporting", 16))
         assert (outcome.state, outcome.reason) == ("failed", "too large, 3 times with no new checkpoint between")
         assert {path.name for path in shop.data.stage(1).iterdir()} == {"stage.json", "outcome.json"}
 
@@ -377,7 +388,7 @@ class TestFailed:
 
 
 class TestCancelled:
-    @pytest.mark.parametrize(("phase", "done"), [("training", 3), ("exporting", 1), ("gates", 1)])
+    @pytest.mark.parametrize(("phase", "done"), [("training", 3), ("exporting", 16), ("gates", 1)])
     def test_an_operator_stops_it_in_any_phase(self, phase: str, done: int, shop: Shop) -> None:
         watcher = Watcher(Cancelled("an operator asked for it"), phase, done)
         outcome = taught(shop, shop.begin(), watcher=watcher)

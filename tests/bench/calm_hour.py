@@ -57,7 +57,9 @@ def run(
     subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
     (categories,) = protocol.stages
     same = [protocol.folder / name for category in categories for name in category.part("validation")]
-    supervised = ("--supervise", f"--trainer-args=--steps {steps} --min-categories {len(categories)} --settle-s 1")
+    # What is learned before the hour need not give way: nobody searches yet.
+    trainer = f"--trainer-args=--steps {steps} --min-categories {len(categories)} --settle-s 1 --no-give-way"
+    supervised = ("--supervise", trainer, "--indexer-args=--no-give-way")
     with ServerProcess(data.root, *supervised, *flags) as server, Client(server.target, timeout_s=600) as client:
         refused = [ack for ack in client.ingest(items(protocol, 0)) if ack.error is not None]
         if refused:

@@ -64,10 +64,12 @@ def all_probes(
     """As `probes_of`, with how many there are, and those of the categories that no stage has taught, None, last.
 
     Of more than `most` of a cohort those of the lowest rank, in its order. `pause` is called every thousand rows; what
-    it raises ends the search for them.
+    it raises ends the search for them; of the view only ids and categories are kept meanwhile, no vector.
     """
     rows = view.live_rows()
-    codes, names = view.attributes.category_codes(view.rows)
+    attributes = view.attributes
+    codes, names = attributes.category_codes(view.rows)
+    del view
     counts = np.bincount(codes[rows], minlength=len(names))
     rows = rows[counts[codes[rows]] > 1]
     cohorts = [cohort_of.get(name) for name in names]
@@ -76,7 +78,7 @@ def all_probes(
     for start in range(0, len(rows), _ROWS):
         touched = set()
         for row in rows[start : start + _ROWS].tolist():
-            id = view.attributes.id(row)
+            id = attributes.id(row)
             if (at := rank(id)) < PROBE_SHARE:
                 cohort = cohorts[codes[row]]
                 found[cohort].append((at, id))

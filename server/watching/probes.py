@@ -5,8 +5,7 @@ pauses between them, so that queries go first. What was measured goes into the h
 logged: a measurement that failed is made again a little later. One that cannot be written is not: it is shown all the
 same, and waits until it can be written or the next one takes its place.
 
-No view is held during the pauses, or the segment from before a merge would stay in memory beside the new one. While
-probes are looked for one is, until the first pause after a merge.
+No view is held during the pauses, or the segment from before a merge would stay in memory beside the new one.
 
 | crash at this step                              | found so at restart                                              |
 |-------------------------------------------------|------------------------------------------------------------------|
@@ -17,7 +16,6 @@ probes are looked for one is, until the first pause after a merge.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import math
@@ -224,19 +222,11 @@ class ProbeWatch:
         return measurement, tuple(found), {cohort: held.in_all for cohort, held in probes.items()}
 
     def _probes(self, model: str) -> dict[int | None, CohortProbes]:
-        """Those of the live gallery; looked for anew where a merge comes between. Errors: Stopped, _Overtaken."""
-        while True:
-            with contextlib.suppress(_Merged):
-                return self._search_for_probes(model)
-
-    def _search_for_probes(self, model: str) -> dict[int | None, CohortProbes]:
-        """Errors: Stopped, _Overtaken; _Merged, in the first pause after a merge."""
-        number = self._number(model)
+        """Those of the live gallery. Errors: Stopped, _Overtaken."""
 
         def pause() -> None:
             self._pace.rest()
-            if self._number(model) != number:
-                raise _Merged
+            self._number(model)
 
         return all_probes(self._view(model), self._cohort_of(model), self._most_probes, pause)
 
@@ -264,10 +254,6 @@ class ProbeWatch:
 
 class _Overtaken(Exception):
     """Another model has gone live."""
-
-
-class _Merged(Exception):
-    """Another generation of the same model has gone live."""
 
 
 def _again_s(failures: int) -> float:

@@ -359,12 +359,12 @@ def test_nothing_from_before_a_merge_is_kept_after_the_pause_in_which_it_came(
 
     def happens(pause: int) -> None:
         kept.append(sum(segment() is not None for segment in merged))
-        if pause in (3, 13):  # of 8 in which probes are looked for; of 4 in which they are searched
+        if pause in (3, 10):  # of 8 in which probes are looked for; of 4 in which they are searched
             merged.append(engine.merge())
 
     with watch_of(engine, pace=Pauses(happens)) as watch:
         until(watch.last)
-    assert kept == [0] * (3 + 8 + 4)
+    assert kept == [0] * (8 + 4)
     assert len(merged) == 2
     last = now(watch)
     assert (last.measurement.generation, len(last.probes)) == (3, 60)

@@ -171,7 +171,7 @@ def _point(measurement: RecallMeasurement, cohort: int | None) -> Point | None:
 
 def together(measurements: Sequence[RecallMeasurement]) -> Series:
     """All probes as one, waiting categories among them, and therefore without a reference."""
-    return Series("all probes", tuple(_pooled(measurement) for measurement in measurements))
+    return Series("all probes searched", tuple(_pooled(measurement) for measurement in measurements))
 
 
 def _pooled(measurement: RecallMeasurement) -> Point | None:

@@ -13,7 +13,7 @@ from clients.report.figures import Series
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _STEPS = (  # between ticks, in seconds; beyond the longest they lie on the first of a month
     *(_MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE, _HOUR, 2 * _HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR),
-    *(_DAY, 2 * _DAY, 7 * _DAY),
+    *(_DAY, 2 * _DAY, 4 * _DAY, 7 * _DAY, 14 * _DAY, 28 * _DAY),
 )
 _LEAST_SPAN_S = 2 * _MINUTE  # a single measurement lies in the middle of as much
 _MARGIN = 0.02  # of the span, so that the first and the last measurement do not lie on the frame

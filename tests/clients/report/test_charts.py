@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from clients.recall import RecallHistory
@@ -22,6 +25,7 @@ from clients.report.svg import svg
 from tests.clients.report.conftest import NOON, measured, swapped
 
 DAY = 86400
+YEAR_MINUTES = 365 * 24 * 60
 
 
 def drawings(facts: Facts) -> list[Drawing]:
@@ -115,6 +119,8 @@ def test_the_axis_of_recall_holds_bounds_and_reference() -> None:
         pytest.param(1200, 5, ["12:05", "12:10", "12:15"], id="minutes"),
         pytest.param(DAY, 5, ["18:00", "22 Nov", "06:00"], id="a-day"),
         pytest.param(10 * DAY, 6, ["23 Nov", "25 Nov", "27 Nov", "29 Nov", "1 Dec"], id="days"),
+        pytest.param(29 * DAY, 4, ["3 Dec", "17 Dec"], id="four-weeks"),
+        pytest.param(90 * DAY, 4, ["17 Dec", "14 Jan", "11 Feb"], id="a-quarter"),
         pytest.param(400 * DAY, 6, ["Jan 2027", "Apr 2027", "Jul 2027", "Oct 2027"], id="a-year"),
     ],
 )
@@ -123,6 +129,21 @@ def test_ticks_of_time_are_round(span: float, most: int, labels: list[str]) -> N
     ticks = time_ticks(Axes(begin, begin + span - 120, 0, 1), most)
     assert [label for _, label in ticks] == labels
     assert all(tick.tzinfo is datetime.UTC for tick, _ in ticks)
+
+
+@pytest.mark.parametrize("size", [PANEL, NARROW, WIDE], ids=["panel", "narrow", "wide"])
+@given(
+    begin=st.integers(0, 2 * YEAR_MINUTES),
+    span=st.floats(math.log(60), math.log(5 * YEAR_MINUTES)).map(math.exp),  # as many short ones as long ones
+)
+@example(begin=0, span=28 * 24 * 60)
+def test_time_from_an_hour_to_five_years_has_two_labels_on_every_chart(
+    size: tuple[float, float], begin: int, span: float
+) -> None:
+    measurements = [measured(minute, 1, {0: (9, 10)}) for minute in (begin, begin + span)]
+    chart = chart_of_all(together(measurements), [], size)
+    below = [each for each in chart.shapes if isinstance(each, Label) and each.at[1] > size[1] - 20]
+    assert len({each.at for each in below}) >= 2
 
 
 def test_a_change_is_said_in_words_with_its_count() -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from indexer.datadir import DataDir
@@ -30,6 +30,7 @@ class Activity:
     total: int = 0
     remaining_s: float = 0.0  # until the phase ends, estimated
     loss: float | None = None  # of the last step of training
+    losses: dict[str, float] = field(default_factory=dict)  # the weighted terms that it is the sum of, by name
     ripe: int = 0  # categories that could be taught now, of the trainer while it teaches nothing
     ripe_since: float = 0.0  # Unix seconds, while there are some
     pid: int = 0

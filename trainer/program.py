@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -264,12 +264,17 @@ class _Watcher:
             if self._overtaken():
                 raise Cancelled(stages.OVERTAKEN)
 
-    def tell(self, phase: str, done: int, total: int, *, remaining_s: float = 0.0, loss: float | None = None) -> None:
+    def tell(
+        self, phase: str, done: int, total: int, *, remaining_s: float = 0.0, losses: Mapping[str, float] | None = None
+    ) -> None:
         """Errors: Stopped, Cancelled."""
         self.check()
         stage, count = self._training.stage, len(self._training.categories)
         words = f"{_WORDS[phase]} stage {stage}: {count} categories"
-        self._reporter.say(Activity(words, phase, stage, count, done, total, remaining_s, loss))
+        loss = sum(losses.values()) if losses else None
+        self._reporter.say(
+            Activity(words, phase, stage, count, done, total, remaining_s, loss, losses=dict(losses or {}))
+        )
 
     def _overtaken(self) -> bool:
         """Whether it can never go live. What cannot be read is told when the training ends."""

@@ -25,7 +25,7 @@ import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -90,8 +90,10 @@ class Watcher(Protocol):
     def check(self) -> None:
         """Raises Stopped or Cancelled when it is to end."""
 
-    def tell(self, phase: str, done: int, total: int, *, remaining_s: float = 0.0, loss: float | None = None) -> None:
-        """Hears of "training", "exporting" and "gates". Raises as `check`."""
+    def tell(
+        self, phase: str, done: int, total: int, *, remaining_s: float = 0.0, losses: Mapping[str, float] | None = None
+    ) -> None:
+        """Hears of "training", with the weighted terms of each step, "exporting" and "gates". Raises as `check`."""
 
     def gently(self) -> contextlib.AbstractContextManager[None]:
         """In here nothing but `check` and `tell` end it."""
@@ -289,8 +291,8 @@ class _Teaching:
         def after_step(progress: Progress) -> None:
             seconds.append(progress.seconds)
             remaining_s = statistics.median(seconds) * (progress.steps - progress.step)
-            loss = sum(progress.losses.values())
-            self._watcher.tell("training", progress.step, progress.steps, remaining_s=remaining_s, loss=loss)
+            done, steps, losses = progress.step, progress.steps, progress.losses
+            self._watcher.tell("training", done, steps, remaining_s=remaining_s, losses=losses)
 
         self._watcher.tell("training", 0, kept.steps or 0)
         with self._watcher.gently():

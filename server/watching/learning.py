@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from indexer.stages import CHECKPOINT
 from server.learning import Learning
 from server.progress import Progress
 from server.watching.operator import gauge, gauges
+from server.wire import pb
 
 _SHARE: Final = 0.02  # of the time, at most, goes to looking through the gallery
 
@@ -92,10 +93,17 @@ class LearningProgress:
         remaining_s = status.remaining_s if status is not None and status.remaining_s > 0 else None
         text = "Time of the phase of learning that is left, as estimated."
         yield gauge("everlook_training_remaining_seconds", text, remaining_s)
-        loss = status.loss if status is not None and status.HasField("loss") else None
-        yield gauge("everlook_training_loss", "Loss of the last step of training.", loss)
+        text = "Loss of the last step of training: its weighted terms, by the method's names, and their sum."
+        yield gauges("everlook_training_loss", text, "loss", {} if status is None else self._losses(status))
         text = "Unix time of the checkpoint that the training under way would go on from."
         yield gauge("everlook_training_checkpoint_timestamp_seconds", text, self._checkpoint_at())
+
+    def _losses(self, status: pb.TrainingStatus) -> Mapping[str, float]:
+        """Those of the training under way; nothing while it is in another phase, or has not taken a step."""
+        news = self._progress.news("trainer")
+        if news is None or (news.phase, news.stage) != (status.phase, status.stage) or news.loss is None:
+            return {}
+        return {**news.losses, "total": news.loss}
 
     def _checkpoint_at(self) -> float | None:
         running = self._learning.running()

@@ -304,8 +304,21 @@ class TestCancel:
         watcher = program._Watcher(shop.data, shop.begin(), Reporter(shop.data, "trainer"), Stopping())
         for tick in range(26):
             now[0] = tick / 10
-            watcher.tell("training", tick, 30, remaining_s=3.0, loss=0.5)
+            watcher.tell("training", tick, 30, remaining_s=3.0, losses={"triplet": 0.5})
         assert looked == [0.0, 1.0, 2.0]
+
+
+def test_a_training_tells_the_sum_of_its_losses_and_each_of_them(shop: Shop) -> None:
+    shop.fill("a", "b", "c")
+    watcher = program._Watcher(shop.data, shop.begin(), Reporter(shop.data, "trainer"), Stopping())
+    watcher.tell("training", 1, 30, losses={"triplet": 0.5, "correlation": 0.25})
+    said = read_activity(shop.data, "trainer")
+    assert said is not None
+    assert (said.loss, said.losses) == (0.75, {"triplet": 0.5, "correlation": 0.25})
+    watcher.tell("exporting", 0, 3)
+    said = read_activity(shop.data, "trainer")
+    assert said is not None
+    assert (said.loss, said.losses) == (None, {})
 
 
 class TestOvertaken:

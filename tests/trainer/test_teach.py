@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,14 +63,18 @@ class Watcher:
 
     def __init__(self, raises: BaseException | None = None, phase: str = "", done: int = 0) -> None:
         self.told: list[tuple[str, int, int]] = []
+        self.terms = set[str]()  # of losses, by name
         self._raises, self._at = raises, (phase, done)
 
     def check(self) -> None:
         if self._raises is not None and self._at == ("", 0):
             raise self._raises
 
-    def tell(self, phase: str, done: int, total: int, *, remaining_s: float = 0.0, loss: float | None = None) -> None:
+    def tell(
+        self, phase: str, done: int, total: int, *, remaining_s: float = 0.0, losses: Mapping[str, float] | None = None
+    ) -> None:
         self.told.append((phase, done, total))
+        self.terms.update(losses or {})
         if self._raises is not None and (phase, done) == self._at:
             raise self._raises
 
@@ -142,9 +146,10 @@ def same(outcome: Outcome, other: Outcome) -> bool:
 
 
 def test_two_stages_one_after_the_other(shop: Shop) -> None:
-    base = shop.model
-    first = taught(shop, shop.begin())
+    base, watcher = shop.model, Watcher()
+    first = taught(shop, shop.begin(), watcher=watcher)
     assert first.state == "published", first
+    assert watcher.terms == {"triplet"}
     folder = shop.data.model(first.model)
     assert load_lineage(folder) == Lineage(base, 1, (("a", "b", "c", "d"),))
     assert {gate.name for gate in first.gates} == {"export parity", "new cohort 0", "floor of cohort 0"}
@@ -156,7 +161,9 @@ def test_two_stages_one_after_the_other(shop: Shop) -> None:
 
     shop.go_live(first.model)
     shop.fill("e", "f", "g")
-    second = taught(shop, shop.begin(1, learned=("a", "b", "c", "d")), replace(RECIPE, steps=30))
+    training = shop.begin(1, learned=("a", "b", "c", "d"))
+    second = taught(shop, training, replace(RECIPE, steps=30), watcher)
+    assert watcher.terms == {"triplet", "triplet_supporter", "correlation", "mutual"}
     assert {gate.name for gate in second.gates} == {
         "export parity",
         "old cohort 0",

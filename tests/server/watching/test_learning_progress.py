@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -78,18 +79,40 @@ def test_nothing_is_learned_and_all_of_it_has_its_name(watched: Watched) -> None
 
 def test_a_training_shows_its_stage_progress_loss_and_checkpoint(watched: Watched) -> None:
     begun(watched.data, 1, ["a", "b"], stage=3)
-    said = Activity("teaches", "training", 3, 2, done=30, total=120, remaining_s=45.0, loss=0.625)
+    said = Activity("teaches", "training", 3, 2, 30, 120, 45.0, 0.625, {"triplet": 0.5, "correlation": 0.125})
     say(watched.data, "trainer", said)
     checkpoint = watched.data.stage(1) / "checkpoint.pt"
     found = values_of(watched.read())
     assert found["everlook_training_active"] == {"3": 1}
     assert found["everlook_training_progress_ratio"] == {"training": 0.25}
     assert found["everlook_training_remaining_seconds"] == {"": 45.0}
-    assert found["everlook_training_loss"] == {"": 0.625}
+    assert found["everlook_training_loss"] == {"triplet": 0.5, "correlation": 0.125, "total": 0.625}
     assert found["everlook_training_checkpoint_timestamp_seconds"] == {}
     checkpoint.write_bytes(b"")
     os.utime(checkpoint, (NOW, NOW))
     assert watched.values("training_checkpoint_timestamp_seconds") == {"": NOW}
+
+
+def test_the_losses_are_those_of_the_training_under_way_alone(watched: Watched) -> None:
+    training = begun(watched.data, 1, ["a", "b"], stage=3)
+    said = Activity("teaches", "training", 3, 2, 30, 120, 45.0, 0.625, {"triplet": 0.625})
+    for other in (replace(said, stage=2), replace(said, phase="exporting", loss=None, losses={})):
+        say(watched.data, "trainer", other)
+        assert watched.values("training_loss") == {}
+    say(watched.data, "trainer", said)
+    assert watched.values("training_loss") == {"triplet": 0.625, "total": 0.625}
+    ended(watched.data, training, "failed")
+    assert watched.values("training_loss") == {}
+
+
+def test_a_trainer_that_does_not_tell_its_terms_apart_tells_their_sum(watched: Watched) -> None:
+    begun(watched.data, 1, ["a", "b"])
+    say(watched.data, "trainer", Activity("teaches", "training", 0, 2, 30, 120, 45.0, 0.625))
+    path = watched.data.programs / "trainer.json"
+    older = json.loads(path.read_text())
+    del older["losses"]
+    path.write_text(json.dumps(older))
+    assert watched.values("training_loss") == {"total": 0.625}
 
 
 def test_categories_are_told_apart_by_how_far_they_are(tmp_path: Path) -> None:

@@ -92,13 +92,14 @@ def cost_table(
             f"{backfill['photos']:,} photos",
         ),
         _watching_row("searches a second with all watching on, to that with all off", watching, "full", "per_s"),
-        _watching_row(
-            "p99 with all watching on, to that with all off, at half of their rate", watching, "half", "p99_ms"
-        ),
+        _watching_row("the server's processor time for each of them", watching, "full", "processor_ms"),
+        _watching_row("p99 with all watching on, to that with all off: 16 callers", watching, "full", "p99_ms"),
+        _watching_row("the same at half of their rate", watching, "half", "p99_ms"),
     ]
     return "\n".join(["| | ratio | |", "|---|---:|---|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _watching_row(words: str, watching: Mapping[str, Any], load: str, figure: str) -> tuple[str, str, str]:
-    low, middle, high = watching["loads"][load][f"{figure}_ratio_quartiles"]
-    return words, f"{middle:.2f}", f"quartiles {low:.2f} to {high:.2f} of {watching['rounds']} rounds"
+    found = watching["loads"][load][f"{figure}_ratio"]
+    bounds = f"95 % interval {found['low']:.2f} to {found['high']:.2f}, {watching['rounds']} rounds"
+    return words, f"{found['ratio']:.2f}", bounds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from importlib.metadata import PackageNotFoundError, version
 
@@ -174,6 +175,7 @@ class ServerState:
         )
 
 
+@functools.cache  # files are read for it, and each scrape asks
 def everlook_version() -> str:
     """The installed version; "unknown" in a bare checkout."""
     try:

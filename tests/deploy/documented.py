@@ -21,7 +21,15 @@ _OF_PROMETHEUS = {
     "ALERTS": ("gauge", frozenset({"alertname", "alertstate", "severity", "cohort"})),
 }
 _ON_COUNTERS = {"rate", "increase"}
-_ON_RANGES_OF_GAUGES = {"changes", "deriv", "predict_linear", "avg_over_time", "max_over_time", "min_over_time"}
+_ON_RANGES_OF_GAUGES = {
+    "changes",
+    "deriv",
+    "predict_linear",
+    "avg_over_time",
+    "max_over_time",
+    "min_over_time",
+    "present_over_time",
+}
 
 
 @cache

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -31,6 +32,7 @@ from sqlalchemy.pool import QueuePool
 from indexer.errors import CatalogueDamaged, EverlookError, InvalidField, NotServing, StorageFull
 
 _BUSY_S = 5.0  # how long a statement waits for another process that holds the database
+_LOOK_S = 0.02  # between two looks whether another one has made the file
 _RETRY_S = 5.0  # full disks do not empty themselves in a second
 _READERS = 8  # connections kept; more threads than that open more, for as long as they need them
 
@@ -89,8 +91,24 @@ class SqliteDatabase:
         self._reader = self._engine(url, writes=False, pool_size=_READERS, max_overflow=-1)
         self._writer = self._engine(url, writes=True, pool_size=1, max_overflow=0)
         with translated():
-            self._make_file()
-            self._writer.connect().close()  # finds out whether it is a database
+            self._open()
+
+    def _open(self) -> None:
+        """Makes the file where there is none, and finds out whether it is a database.
+
+        Of several programs that make it at once one does. SQLite tells the others so at once, whatever their timeout,
+        where waiting for each other could be for ever.
+        """
+        deadline = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                self._make_file()
+                self._writer.connect().close()
+                return
+            except (DBAPIError, sqlite3.Error) as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOOK_S)
 
     def _make_file(self) -> None:
         """Settles what can be chosen only while the file is empty; later these would wait for whoever writes."""
@@ -242,6 +260,11 @@ _SQLITE_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE
 _POSTGRES_REFUSED = ("53", "58", "25006")
 _POSTGRES_DAMAGED = ("XX001", "XX002")
 _POSTGRES_GONE = ("08", "57P")
+
+
+def _is_busy(error: DBAPIError | sqlite3.Error) -> bool:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def storage_error(error: DBAPIError | sqlite3.Error, *, writing: bool) -> EverlookError | None:

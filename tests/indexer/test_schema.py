@@ -103,16 +103,25 @@ def test_many_programs_may_open_it_at_once(url: str) -> None:
 
 @pytest.mark.parametrize("database", DATABASES)
 def test_many_programs_may_make_it_at_once(database: str, tmp_path: Path) -> None:
-    url, begin = fresh_url(database, tmp_path), threading.Barrier(6)
+    make_at_once(fresh_url(database, tmp_path))
+
+
+def test_many_programs_may_make_a_file_at_once_however_they_meet(tmp_path: Path) -> None:
+    for number in range(20):
+        make_at_once(f"sqlite:///{tmp_path}/{number}.db")
+
+
+def make_at_once(url: str, programs: int = 12) -> None:
+    begin = threading.Barrier(programs)
 
     def open_it() -> int:
         begin.wait()
         with Catalogue.open(url) as catalogue:
             return catalogue.last_seq
 
-    with ThreadPoolExecutor(6) as pool:
-        opened = [pool.submit(open_it) for _ in range(6)]
-        assert [each.result(30) for each in opened] == [0] * 6
+    with ThreadPoolExecutor(programs) as pool:
+        opened = [pool.submit(open_it) for _ in range(programs)]
+        assert [each.result(30) for each in opened] == [0] * programs
 
 
 def test_one_that_is_cut_off_leaves_version_1_as_it_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,21 +30,34 @@ def write_recall_chart(
         draw.multiline_text(
             (x, _HEIGHT - _BOTTOM + 18), moment, _TEXT, ImageFont.load_default(15), anchor="ma", align="center"
         )
+    highest = [highest_of(recalls) for recalls in zip(*groups.values(), strict=True)]
     for number, (group, recalls) in enumerate(groups.items()):
-        _draw_group(draw, number, group, [(x, r) for x, r in zip(columns, recalls, strict=True) if r is not None])
+        points = [
+            (x, recall, number == top)
+            for x, recall, top in zip(columns, recalls, highest, strict=True)
+            if recall is not None
+        ]
+        _draw_group(draw, number, group, points)
     chart.save(path, "PNG")
 
 
-def _draw_group(draw: ImageDraw.ImageDraw, number: int, name: str, points: Sequence[tuple[float, float]]) -> None:
+def highest_of(recalls: Sequence[float | None]) -> int | None:
+    """The group with the highest recall at a moment, the first of equal ones: its figure stands above its point, those
+    of the others below theirs, so that no two meet between two points."""
+    known = [number for number, recall in enumerate(recalls) if recall is not None]
+    return max(known, key=lambda number: recalls[number] or 0.0, default=None)
+
+
+def _draw_group(draw: ImageDraw.ImageDraw, number: int, name: str, points: Sequence[tuple[float, float, bool]]) -> None:
+    """points: x, recall, and whether the figure stands above."""
     colour = _COLOURS[number % len(_COLOURS)]
     legend = (_LEFT + 8 + 300 * number, 96)
     _marker(draw, number, *legend, colour)
     draw.text((legend[0] + 16, legend[1]), name, _TEXT, ImageFont.load_default(17), anchor="lm")
-    at = [(x, _y(recall)) for x, recall in points]
-    draw.line(at, colour, 3)
-    for (x, y), (_, recall) in zip(at, points, strict=True):
+    draw.line([(x, _y(recall)) for x, recall, _ in points], colour, 3)
+    for x, recall, above in points:
+        y = _y(recall)
         _marker(draw, number, x, y, colour)
-        above = number % 2 == 0  # two lines near each other keep their numbers apart
         draw.text(
             (x, y - 12 if above else y + 12),
             f"{100 * recall:.1f}",

@@ -4,7 +4,7 @@ What is live is for `live.json` to say; the history only remembers it. A row tha
 neither a swap nor a start fails for it: it is put in at the next start, before the probes are measured or before the
 next swap, whichever comes first.
 
-| crash at this step                                  | found so at restart                                    |
+| crash at this step                                 | found so at restart                                    |
 |----------------------------------------------------|--------------------------------------------------------|
 | after live.json, before the row                    | the new generation is live; the start adds the row     |
 | after the row could not be written                 | the same                                               |

@@ -5,6 +5,7 @@
 <data>/stages/<n>/       what each training was given, and what came of it, by number
 <data>/models/<id>/      published models, by the first 16 digits of their id
 <data>/generations/<n>/  published generations, by number
+<data>/generations/last.json the last number that was given to one
 <data>/verdicts/<n>.json what the server measured of a generation before it was to go live
 <data>/live.json         which generation is live, and which have been
 <data>/requests/         what an operator asks of the trainer
@@ -41,6 +42,10 @@ class DataDir:
     @property
     def generations(self) -> Path:
         return self.root / "generations"
+
+    @property
+    def last_generation(self) -> Path:
+        return self.generations / "last.json"
 
     @property
     def live(self) -> Path:

@@ -2,12 +2,14 @@
 
     generations/<n>/generation.json    number, model, how far the catalogue had come, when, and gates
                     ...                the files of its main segment
+    generations/last.json              the last number that was given to one: none is given twice
     verdicts/<n>.json                  what the server measured before it went live, or why it never will
     live.json                          which is live, and which have been
 
 | crash at this step                  | found so at restart                                               |
 |-------------------------------------|-------------------------------------------------------------------|
 | while the staging folder is written | `.staging-*`, swept; the generation before is live                |
+| after last.json, before the rename  | the same; that number is never given to another                   |
 | after the rename, before live.json  | a whole generation that is not live: of the live model, removed;  |
 |                                     | of a candidate, taken up again                                    |
 | after live.json, before the swap    | the new generation is live; what came since is in the catalogue   |
@@ -28,6 +30,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from indexer.datadir import DataDir
@@ -123,20 +126,29 @@ def publish_generation(
     """Writes a generation, whole, under the next number, and returns what it says of itself. Errors: OSError."""
     with publishing(data):
         info = GenerationInfo(_next_number(data), model, seq, time.time(), tuple(gates))
-        with publish_folder(data.generation(info.number)) as staging:
+        note_number = partial(write_json, data.last_generation, {"number": info.number})
+        with publish_folder(data.generation(info.number), check=note_number) as staging:
             segment.save(staging)
             write_json(staging / _MANIFEST, {"format": _FORMAT, **asdict(info), "gates": to_json(info.gates)})
     return info
 
 
 def _next_number(data: DataDir) -> int:
-    """Above every number that is there, or that live.json or a verdict still names: another generation's past is never
-    inherited."""
+    """Above every number that was ever given: what was read under a number stays true of it after its generation is
+    gone. Where last.json is lost, above every one that is there, or that live.json or a verdict still names."""
     named: tuple[int, ...] = ()
     with contextlib.suppress(GenerationDamaged):  # the server rebuilds what is live, and names it anew
         live = read_live(data)
         named = (live.number, *live.been_live) if live else ()
-    return max((*numbers(data), *named, *_judged(data)), default=0) + 1
+    return max((_last_number(data), *numbers(data), *named, *_judged(data))) + 1
+
+
+def _last_number(data: DataDir) -> int:
+    """The last number that was given; 0 where that is not known."""
+    try:
+        return int(json.loads(data.last_generation.read_text(encoding="utf-8"))["number"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def load_info(data: DataDir, number: int) -> GenerationInfo:

@@ -14,7 +14,7 @@ import pytest
 from everlook.v1 import everlook_pb2 as pb
 from indexer.catalogue import Catalogue
 from indexer.datadir import DataDir
-from indexer.generation import load_info
+from indexer.generation import load_info, numbers
 from tests.e2e.folders import publish_candidate, tiny_data
 from tests.e2e.photos import photo
 from tests.e2e.process import ServerProcess
@@ -169,5 +169,5 @@ def test_promises_1_2_3_4_and_8_hold_in_a_storm_of_swaps(data: Path, server: Ser
     assert len(storm.models) > 1
     for number, models in storm.models.items():
         assert len(models) == 1, f"generation {number} answered with vectors of {models}"
-        if number in [int(path.name) for path in DataDir(data).generations.iterdir()]:
+        if number in numbers(DataDir(data)):
             assert models == {load_info(DataDir(data), number).model}

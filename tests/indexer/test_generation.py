@@ -328,6 +328,33 @@ def test_a_number_that_was_live_is_not_given_to_another_generation(data: DataDir
     assert state_of(data, new) is State.CANDIDATE
 
 
+def test_the_number_of_a_merge_that_a_kill_cut_off_is_not_given_to_another_generation(data: DataDir) -> None:
+    live(data, first := model(data, 0))
+    assert run_program(_PUBLISH, data.root, first.id, "after the rename") == -9
+    assert remove_stale(data, keep=2) == [2]
+    assert generation(data, first).number == 3
+
+
+def test_a_number_that_a_kill_cut_off_before_the_rename_is_not_given_again(data: DataDir) -> None:
+    live(data, first := model(data, 0))
+    assert run_program(_PUBLISH, data.root, first.id, "before the rename") == -9
+    sweep_generations(data)
+    assert generation(data, first).number == 3
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"number": "x"}'])
+def test_where_the_last_number_is_lost_what_is_there_and_what_was_live_say_the_next(
+    data: DataDir, text: str | None
+) -> None:
+    live(data, first := model(data, 0))
+    live(data, first)
+    if text is None:
+        data.last_generation.unlink()
+    else:
+        data.last_generation.write_text(text)
+    assert generation(data, first).number == 3
+
+
 # ---------------------------------------------------------------------------------------------------- crashes
 
 _PUBLISH = """
@@ -359,7 +386,7 @@ def test_a_generation_whose_publishing_was_cut_off_is_swept(data: DataDir, step:
     assert run_program(_PUBLISH, data.root, model(data, 1, first).id, step) == -9
     assert any(path.name.startswith(STAGING) for path in data.generations.iterdir())
     sweep_generations(data)
-    assert [path.name for path in data.generations.iterdir()] == ["00000001"]
+    assert {path.name for path in data.generations.iterdir()} == {"00000001", "last.json"}
     assert live_number(data) == 1
 
 
@@ -391,7 +418,7 @@ def test_half_of_a_stale_generation_is_never_taken_for_one(data: DataDir) -> Non
     assert run_program(_PUBLISH, data.root, first.id, "while stale ones are removed") == -9
     assert numbers(data) == [2]
     assert remove_stale(data, keep=2) == []
-    assert [path.name for path in data.generations.iterdir()] == ["00000002"]
+    assert {path.name for path in data.generations.iterdir()} == {"00000002", "last.json"}
 
 
 def test_a_full_disk_while_publishing_leaves_nothing(data: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import signal
 import statistics
@@ -20,7 +21,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from grpc import aio
 
@@ -49,21 +51,22 @@ def run(photos: Sequence[Path], work: Path, *, rounds: int, seconds: float, imag
         write_requests(
             requests, [pb.SearchRequest(image=p.read_bytes(), k=10).SerializeToString() for p in photos[::7]]
         )
+        with Driver(requests) as driver:
 
-        def load(rate: float) -> dict[str, float]:
-            found = driven(server.target, requests, rate, seconds)
-            return {"per_s": len(found["took_s"]) / found["elapsed_s"], **percentiles(found["took_s"])}
+            def load(rate: float) -> dict[str, float]:
+                found = driver.load(server.target, rate, seconds)
+                return {"per_s": len(found["took_s"]) / found["elapsed_s"], **percentiles(found["took_s"])}
 
-        half = load(0)["per_s"] / 2
-        loads = {}
-        for name, rate in (("full", 0.0), ("half", half)):
-            windows = []
-            for number in range(rounds):
-                calm = load(rate)
-                busy, embedded = _beside(data, candidate, lambda: load(rate))  # noqa: B023  # called at once
-                windows.append({"without": calm, "with": busy, "embedded": embedded})
-                print(f"{name}, round {number + 1} of {rounds}: {json.dumps(windows[-1])}", file=sys.stderr)
-            loads[name] = _compare(windows) | {"rate_per_s": rate or None}
+            half = load(0)["per_s"] / 2
+            loads = {}
+            for name, rate in (("full", 0.0), ("half", half)):
+                windows = []
+                for number in range(rounds):
+                    calm = load(rate)
+                    busy, embedded = _beside(data, candidate, lambda: load(rate))  # noqa: B023  # called at once
+                    windows.append({"without": calm, "with": busy, "embedded": embedded})
+                    print(f"{name}, round {number + 1} of {rounds}: {json.dumps(windows[-1])}", file=sys.stderr)
+                loads[name] = _compare(windows) | {"rate_per_s": rate or None}
     return {
         "photos": len(photos),
         "image_size": image_size,
@@ -134,11 +137,38 @@ async def drive(target: str, requests: list[bytes], rate: float, seconds: float)
     return {"elapsed_s": elapsed, "took_s": took}
 
 
-def driven(target: str, requests: Path, rate: float, seconds: float) -> dict[str, Any]:
-    """`drive`, in a process of its own."""
-    command = [sys.executable, "-m", "tests.bench.calm", "--drive", target, str(requests), str(rate), str(seconds)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    return dict(json.loads(done.stdout))
+class Driver:
+    """`with Driver(requests) as driver:` a process of its own that calls servers, with the requests of a file."""
+
+    def __init__(self, requests: Path) -> None:
+        self._command = [sys.executable, "-m", "tests.bench.calm", "--drive", str(requests)]
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate()
+
+    def load(self, target: str, rate: float, seconds: float) -> dict[str, Any]:
+        """As `drive`."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps([target, rate, seconds]), file=self._process.stdin, flush=True)
+        return dict(json.loads(self._process.stdout.readline()))
+
+
+def _serve_loads(path: Path) -> None:
+    """What the process of a `Driver` does: a line of figures for each line that asks for a load."""
+    requests = read_requests(path)
+    gc.collect()
+    gc.disable()  # a pause of the caller's would count as the server's
+    for line in sys.stdin:
+        target, rate, seconds = json.loads(line)
+        print(json.dumps(asyncio.run(drive(target, requests, rate, seconds))), flush=True)
+        gc.collect()
 
 
 def main() -> None:
@@ -149,11 +179,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each window (%(default)s)")
     parser.add_argument("--image-size", type=int, default=224, help="pixels that the model sees (%(default)s)")
     parser.add_argument("--store", action="store_true", help="keep the figures in tests/bench/results/calm.json")
-    parser.add_argument("--drive", nargs=4, metavar=("TARGET", "REQUESTS", "RATE", "SECONDS"), help=argparse.SUPPRESS)
+    parser.add_argument("--drive", type=Path, metavar="REQUESTS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.drive:
-        target, requests, rate, seconds = options.drive
-        print(json.dumps(asyncio.run(drive(target, read_requests(Path(requests)), float(rate), float(seconds)))))
+        _serve_loads(options.drive)
         return
     photos = sorted(options.photos.glob("*/*"))[: options.count]
     with tempfile.TemporaryDirectory(prefix="everlook-calm-") as work:

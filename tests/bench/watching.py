@@ -4,12 +4,12 @@
 
 Two real servers over copies of one data directory, one as it comes and scraped as Prometheus would, one that watches
 nothing and that nobody scrapes. They take turns round by round, and the order of the two changes every round; whoever
-is not at work is stopped as a process, so that its timers cost the other nothing. Two loads, as in `calm`: sixteen
-callers that never pause, and calls that are due at half of the rate that those reach.
+is not at work is stopped as a process, so that its timers cost the other nothing. The watch's pauses go on meanwhile:
+it works up to twice as densely as its settings say. Two loads, as in `calm`: sixteen callers that never pause, and
+calls that are due at half of the rate that those reach.
 
-A round is noisier than what is asked, so the calls of all rounds count together, and each ratio comes with the interval
-that holds 95 % of those of rounds drawn anew. The server's processor time for each call is what the noise of a machine
-that others use disturbs least.
+A machine that others use has slow seconds. Rounds are so short that both sides meet the same ones, the calls of all
+rounds count together, and each ratio comes with the interval that holds 95 % of those of rounds drawn anew.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ import psutil
 from clients import Client
 from everlook.v1 import everlook_pb2 as pb
 from indexer.datadir import DataDir
-from tests.bench.calm import driven
+from tests.bench.calm import Driver
 from tests.bench.ceiling import percentiles
 from tests.bench.load import write_requests
 from tests.bench.machine import store
@@ -58,20 +59,24 @@ def run(
     shutil.copytree(watching.root, plain.root)
     requests = work / "requests"
     write_requests(requests, [pb.SearchRequest(image=p.read_bytes(), k=10).SerializeToString() for p in photos[::7]])
-    with ServerProcess(watching.root, *flags) as on, ServerProcess(plain.root, *OFF) as off:
+    with ExitStack() as stack:
+        on = stack.enter_context(ServerProcess(watching.root, *flags))
+        off = stack.enter_context(ServerProcess(plain.root, *OFF))
         sides = {"on": on, "off": off}
+        prometheus = _Prometheus(on)
+        driver = stack.enter_context(Driver(requests))
         for server in sides.values():
             _stop(server)
 
         def load(side: str, rate: float, seconds: float) -> dict[str, Any]:
-            with _at_work(sides[side], scraped=side == "on"):
+            with _at_work(sides[side]), prometheus.reading() if side == "on" else nullcontext():
                 before = _processor_s(sides[side])
-                found = driven(sides[side].target, requests, rate, seconds)
+                found = driver.load(sides[side].target, rate, seconds)
                 return found | {"processor_s": _processor_s(sides[side]) - before}
 
         for side in sides:
             load(side, 0, WARM_UP_S)
-        half = figures([load("off", 0, seconds)])["per_s"] / 2
+        half = figures([load("off", 0, 5 * WARM_UP_S)])["per_s"] / 2
         loads = {}
         for name, rate in (("full", 0.0), ("half", half)):
             turns = []
@@ -81,7 +86,7 @@ def run(
                 both = {side: figures([turn]) for side, turn in turns[-1].items()}
                 print(f"{name}, round {number + 1} of {rounds}: {json.dumps(both)}", file=sys.stderr)
             loads[name] = compared(turns) | {"rate_per_s": rate or None}
-        with _at_work(on, scraped=False):
+        with _at_work(on):
             watched = _samples(on)
         for server in sides.values():
             _go_on(server)
@@ -123,25 +128,40 @@ def figures(turns: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 @contextmanager
-def _at_work(server: ServerProcess, *, scraped: bool) -> Iterator[None]:
-    """The server goes on for the time of the block, with somebody who reads its metrics."""
-    over = threading.Event()
-
-    def scrape() -> None:
-        while not over.wait(SCRAPE_EVERY_S):
-            _page(server)
-
-    reader = threading.Thread(target=scrape, daemon=True)
+def _at_work(server: ServerProcess) -> Iterator[None]:
+    """The server goes on for the time of the block."""
     _go_on(server)
     try:
-        if scraped:
-            reader.start()
         yield
     finally:
-        over.set()
-        if scraped:
-            reader.join()
         _stop(server)
+
+
+class _Prometheus:
+    """Reads a server's metrics each `SCRAPE_EVERY_S` of the time that the server is at work."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self._left_s = SCRAPE_EVERY_S
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        over = threading.Event()
+
+        def read() -> None:
+            began = time.perf_counter()
+            while not over.wait(self._left_s):
+                _page(self._server)
+                began, self._left_s = time.perf_counter(), SCRAPE_EVERY_S
+            self._left_s = max(0.0, self._left_s - (time.perf_counter() - began))
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            yield
+        finally:
+            over.set()
+            reader.join()
 
 
 def _page(server: ServerProcess) -> str:
@@ -173,8 +193,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.watching", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--photos", type=Path, required=True, help="a folder of photos for each category")
     parser.add_argument("--count", type=int, default=3000, help="photos at most (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each window (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each window (%(default)s)")
     parser.add_argument("--image-size", type=int, default=224, help="pixels that the model sees (%(default)s)")
     parser.add_argument("--flags", default="", help="further flags of the server that watches, in one text")
     parser.add_argument("--store", action="store_true", help="keep the figures in tests/bench/results/watching.json")

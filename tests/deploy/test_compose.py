@@ -72,7 +72,7 @@ def test_a_service_runs_without_root(name: str) -> None:
     assert int(user.split(":")[0]) > 0
 
 
-@pytest.mark.parametrize("name", SERVICES.keys() - ONCE)
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - ONCE))
 def test_a_service_is_started_again_and_says_whether_it_is_well(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] == "unless-stopped"

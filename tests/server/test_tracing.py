@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -282,8 +283,12 @@ def test_a_real_collector_gets_the_spans_when_the_server_stops_at_the_latest(
 def test_a_collector_that_is_not_there_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc.trace_exporter")
     monkeypatch.setattr("server.tracing._STOP_S", 0.5)
+    before = set(threading.enumerate())
     with running(tmp_path, otlp_endpoint="http://127.0.0.1:1") as server:
         server.put(item("i1"), photo(1))
         server.ask_to_stop()
         server.thread.join(TIMEOUT_S)
         assert not server.thread.is_alive()
+    for thread in set(threading.enumerate()) - before:  # the exporter tries again for a while, beside later tests
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive(), f"{thread.name} never ends"

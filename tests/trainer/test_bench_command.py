@@ -122,7 +122,7 @@ WEIGHTS = ("--weights", "../other.pt")
         (nothing, ("--device", "abacus"), "no device abacus"),
         (nothing, ("--device", "meta"), "no device meta"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # not where in memory a function is
 )
 def test_what_cannot_be_run_is_said_in_one_line_before_anything_is_written(
     spoil: Callable[[Path], None],

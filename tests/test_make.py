@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
 # Steps that only a container has, and no Makefile's command could stand for.
-OF_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS")  # which `make test ARGS=...` hands to the tests
+OF_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "JOBS")  # which `make test ARGS=...` hands to the tests
 CONTAINER_STEPS = ("apt-get update", "install -d ")
 
 

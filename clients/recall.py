@@ -86,7 +86,8 @@ class CategoryConfusion:
 
 @dataclass(frozen=True)
 class Confusions:
-    """The categories that are found worst, lowest Recall@1 first, as one generation was measured last."""
+    """The categories that are found worst, as one generation was measured last: first those whose Recall@1 has the
+    lowest upper bound (95 %, Wilson's), since of few probes none may be found by chance."""
 
     at: datetime.datetime
     generation: GenerationRef

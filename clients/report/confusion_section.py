@@ -23,7 +23,9 @@ def confusion_section(facts: Facts) -> str:
     if not found.categories:
         return section("confusions", _HEADING, f"{measured}Every probe finds its own category first.</p>")
     words = (
-        "The categories with the lowest Recall@1; at the left of each pair a probe, at the right what it finds first."
+        "First the categories whose Recall@1 is surest to be low: its upper 95 % bound is the lowest, so that what two "
+        "probes miss by chance does not come before what many miss. At the left of each pair a probe, at the right "
+        "what it finds first."
     )
     cards = "\n".join(_category(each, facts.thumbnails) for each in found.categories)
     return section("confusions", _HEADING, f"{measured}{words}</p>", f'<div class="confusions">\n{cards}\n</div>')

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from indexer.probe_recall import Place
+from indexer.recall import wilson
 from server.watching.probes import Measured
 
 
@@ -25,7 +26,9 @@ class Confused:
 
 
 def worst(measured: Measured, categories: int, examples: int, is_there: Callable[[str], bool]) -> list[Confused]:
-    """The `categories` of lowest Recall@1, of those that miss any; among equals those that miss more.
+    """The `categories` whose Recall@1 is surest to be low, of those that miss any: by the upper bound of its 95 %
+    interval (Wilson's), among equals by Recall@1, then by name. By the share alone the worst of many would be those of
+    one probe or two, of which some find none by chance.
 
     Only items that `is_there` says are there still: what was deleted since is in no answer.
     """
@@ -38,7 +41,7 @@ def worst(measured: Measured, categories: int, examples: int, is_there: Callable
             cohort_of[place.category] = probe.cohort
     found = [_confused(name, cohort_of[name], places, examples) for name, places in by_category.items()]
     missing = [each for each in found if each.found < each.probes]
-    missing.sort(key=lambda each: (each.found / each.probes, -each.probes, each.category))
+    missing.sort(key=lambda each: (wilson(each.found, each.probes)[1], each.found / each.probes, each.category))
     return missing[:categories]
 
 

@@ -2355,7 +2355,9 @@ class ListConfusionsResponse(_message.Message):
 
     @_builtins.property
     def categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___CategoryConfusion]:
-        """Lowest Recall@1 first, of those that miss any."""
+        """Of those that miss any: the lowest upper bound of Recall@1 (Wilson's 95 % interval) first, so that a miss of few
+        probes counts for little; then the lowest Recall@1, then by name.
+        """
 
     def __init__(
         self,

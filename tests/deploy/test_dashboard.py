@@ -24,6 +24,7 @@ PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 DRAWN = [panel for panel in PANELS if panel["type"] != "row"]
 ROWS = ["Recall", "Learning", "Traffic", "Index", "Machine"]
 COLUMNS = 24
+TIMES = re.compile(r"everlook_call_seconds_\w+(?:\{[^}]*\})?")
 VARIABLES = {"$instance": "host:9464", "$cohort": "all", "$__rate_interval": "1m"}
 
 
@@ -92,6 +93,14 @@ def test_prometheus_parses_every_expression(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", expressions())
 def test_a_panel_reads_documented_metrics_as_their_type_allows(where: str) -> None:
     assert faults(expressions()[where], set(RECORDED)) == []
+
+
+def test_times_of_calls_are_of_those_that_somebody_waited_for() -> None:
+    """Refusals are fast: among them a server that refuses most calls looks fast."""
+    read = [each for expr in EXPRESSIONS.values() for each in TIMES.findall(expr)]
+    read += [each for expr in expressions().values() for each in TIMES.findall(expr)]
+    codes = {tuple(re.findall(r'code=~?"([^"]*)"', each)) for each in read}
+    assert codes == {("OK|DEADLINE_EXCEEDED",), ("OK",)}
 
 
 def test_what_alerts_look_at_is_shown() -> None:

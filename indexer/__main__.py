@@ -222,8 +222,9 @@ def _run(program: Program) -> int:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        program.run()
-        program.reporter.say(Activity("stopped"))
+        with program.reporter:
+            program.run()
+            program.reporter.say(Activity("stopped"))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

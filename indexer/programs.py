@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
 
 from indexer.datadir import DataDir
 
-_AT_MOST_EVERY_S = 0.5
+_AT_MOST_EVERY_S: Final = 0.5
+_RENEW_S: Final = 10.0  # between two signs of life
 
 
 @dataclass(frozen=True)
@@ -36,21 +40,46 @@ class Activity:
     pid: int = 0
     at: float = 0.0  # Unix seconds when it was written
     started_at: float = 0.0  # Unix seconds when the process began to say what it does
+    alive_at: float = 0.0  # Unix seconds of the last sign of life; 0 of an older version, whose only one is `at`
 
 
 class Reporter:
     """`say` keeps <data>/programs/<name>.json up to date; a full disk does not stop the work that is reported. There is
-    one in a process, from its start."""
+    one in a process, from its start.
+
+    Inside `with reporter:` a thread renews `alive_at` of what was said last: a program that is busy for minutes with
+    nothing new to say is not dead. Nothing is written after the block, which the program leaves before its lock.
+    """
 
     def __init__(self, data: DataDir, name: str, clock: Callable[[], float] = time.time) -> None:
         self._path = data.programs / f"{name}.json"
         self._clock = clock
         self._started_at = clock()
         self._last: Activity | None = None
+        self._lock = threading.Lock()  # of the file and `_last`
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._ended.clear()
+        self._thread = threading.Thread(target=self._renew, name="alive", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def say(self, activity: Activity) -> None:
         """Writes at once when words or phase have changed or the phase is done, otherwise twice a second at most."""
-        now, last = self._clock(), self._last
+        with self._lock:
+            self._say(activity, self._clock())
+
+    def _say(self, activity: Activity, now: float) -> None:
+        last = self._last
         same = last is not None and (last.words, last.phase, last.stage) == (
             activity.words,
             activity.phase,
@@ -59,10 +88,19 @@ class Reporter:
         recent = last is not None and abs(now - last.at) < _AT_MOST_EVERY_S  # a clock that is set back hides nothing
         if same and recent and activity.done < activity.total:
             return
-        self._last = replace(activity, pid=os.getpid(), at=now, started_at=self._started_at)
+        self._write(replace(activity, pid=os.getpid(), at=now, started_at=self._started_at, alive_at=now))
+
+    def _renew(self) -> None:
+        while not self._ended.wait(_RENEW_S):
+            with self._lock:
+                if self._last is not None:
+                    self._write(replace(self._last, alive_at=self._clock()))
+
+    def _write(self, activity: Activity) -> None:
+        self._last = activity
         aside = self._path.with_name(f".{self._path.name}")  # one name: what kills leave is written over
         with contextlib.suppress(OSError):
-            aside.write_text(json.dumps(asdict(self._last)), encoding="utf-8")
+            aside.write_text(json.dumps(asdict(activity)), encoding="utf-8")
             aside.replace(self._path)
 
 

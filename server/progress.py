@@ -16,7 +16,7 @@ from server.supervisor import PROGRAMS, Supervisor
 from server.swapper import Swapper
 from server.wire import pb
 
-_FRESH_S = 30.0  # after which a program that somebody else runs, and that has said nothing since, is taken for dead
+_FRESH_S = 30.0  # after which a program that somebody else runs, and that gave no sign of life since, counts as dead
 
 
 class Progress:
@@ -32,7 +32,8 @@ class Progress:
         self._candidate_generation = Remembered(lambda: candidate_generation(data), places)
 
     def runs(self, name: str) -> bool:
-        """Whether a program runs: as the server's child, or somewhere, on another machine too, by its recent news."""
+        """Whether a program runs: as the server's child, or somewhere, on another machine too, by its signs of
+        life: it may have nothing new to say for minutes."""
         child = self._supervisor.children.get(name)
         return self.news(name) is not None if child is None else child.pid != 0
 
@@ -97,7 +98,7 @@ class Progress:
         child = self._supervisor.children.get(name)
         if child is not None:
             return activity if activity.pid == child.pid else None
-        return activity if time.time() - activity.at < _FRESH_S else None
+        return activity if time.time() - max(activity.at, activity.alive_at) < _FRESH_S else None
 
     def _serving(self) -> str:
         swap, failure = self._swapper.current, self._swapper.failure

@@ -95,6 +95,10 @@ class Program:
 
     def run(self) -> None:
         """Errors: Stopped; InvalidField for settings; others, such as OSError, after which a new start goes on."""
+        with self._reporter:
+            self._run()
+
+    def _run(self) -> None:
         training = self._left()
         while True:
             if training is None:

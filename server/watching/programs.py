@@ -31,7 +31,7 @@ class Programs:
         said = {name: activity.at for name, activity in news.items()}
         children = self._supervisor.children
         up = {name: float(self._progress.runs(name)) for name in PROGRAMS if name in children or name in said}
-        text = "Whether the program runs: as the server's child, or elsewhere by its recent news."
+        text = "Whether the program runs: as the server's child, or elsewhere by its signs of life."
         yield gauges("everlook_program_up", text, "program", up)
         text = "Unix time when the program was last heard of."
         yield gauges("everlook_program_heartbeat_timestamp_seconds", text, "program", said)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -92,6 +93,27 @@ def test_once_ends_when_nothing_is_left_to_do(shop: Shop) -> None:
     assert info is not None
     assert (info.number, info.seq) == (2, 12)
     assert shop.said() == "waits for a model to embed the gallery by"
+
+
+def test_it_gives_signs_of_life_while_it_works_with_nothing_new_to_say(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[str] = []
+
+    def works() -> None:
+        until = time.monotonic() + WAIT_S
+        while time.monotonic() < until and not alive:
+            said = read_activity(shop.data, "indexer")
+            if said is not None and said.alive_at > said.at:
+                alive.append(said.phase)
+
+    monkeypatch.setattr("indexer.programs._RENEW_S", 0.002)
+    monkeypatch.setattr(Watched, "meanwhile", staticmethod(once(works)))
+    model(shop.data, 1, shop.first)
+    assert program._run(shop.program) == 0
+    assert alive == ["backfill"]
+    assert shop.said() == "stopped"
+    assert not [thread for thread in threading.enumerate() if thread.name == "alive"]
 
 
 def test_a_newer_candidate_takes_the_place_of_the_one_that_is_backfilled(

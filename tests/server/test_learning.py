@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -302,3 +303,21 @@ def test_a_program_that_runs_elsewhere_is_known_by_its_recent_news(data: DataDir
     say(data, "trainer", Activity("waiting"), ago_s=60.0)
     assert not progress.runs("trainer")
     assert progress.programs()[1].pid == 0
+
+
+@pytest.mark.parametrize(
+    ("said_s_ago", "alive_s_ago", "runs"),
+    [(600.0, 10.0, True), (600.0, 60.0, False), (10.0, None, True), (60.0, None, False)],
+    ids=["busy with one thing", "dead", "an older version", "an older version that is dead"],
+)
+def test_a_program_that_runs_elsewhere_may_be_silent_while_it_gives_signs_of_life(
+    data: DataDir, said_s_ago: float, alive_s_ago: float | None, runs: bool
+) -> None:
+    progress, _ = progress_of(data)
+    say(data, "trainer", Activity("exports"), ago_s=said_s_ago)
+    path = data.programs / "trainer.json"
+    raw = json.loads(path.read_text())
+    del raw["alive_at"]
+    path.write_text(json.dumps(raw if alive_s_ago is None else {**raw, "alive_at": time.time() - alive_s_ago}))
+    assert progress.runs("trainer") is runs
+    assert progress.programs()[1].activity == ("exports" if runs else "is not run by this server")

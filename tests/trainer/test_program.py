@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from indexer import stages
+from indexer import programs, stages
 from indexer.catalogue import Put
 from indexer.datadir import Lock
 from indexer.errors import InvalidField
@@ -319,6 +320,27 @@ def test_a_training_tells_the_sum_of_its_losses_and_each_of_them(shop: Shop) -> 
     said = read_activity(shop.data, "trainer")
     assert said is not None
     assert (said.loss, said.losses) == (None, {})
+
+
+def test_it_gives_signs_of_life_while_it_teaches_with_nothing_new_to_say(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[str] = []
+
+    def export(*_: object) -> Outcome:
+        end = time.monotonic() + 20.0
+        while time.monotonic() < end and not alive:
+            said = read_activity(shop.data, "trainer")
+            if said is not None and said.alive_at > said.at:
+                alive.append(said.words)
+        return Outcome("rejected", "it is only a test")
+
+    monkeypatch.setattr(programs, "_RENEW_S", 0.002)
+    monkeypatch.setattr(teach, "teach", export)
+    shop.fill("a", "b", "c")
+    once(shop)
+    assert alive == ["gathers the photos of 3 new categories"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "alive"]
 
 
 class TestOvertaken:

@@ -220,6 +220,24 @@ def test_a_program_that_runs_elsewhere_is_up_while_it_is_heard_of_and_one_that_n
     assert found["everlook_program_resident_memory_bytes"] == {}
 
 
+def test_a_program_that_runs_elsewhere_and_hangs_is_up_and_was_heard_of_long_ago(watched: Watched) -> None:
+    Reporter(watched.data, "trainer", lambda: time.time() - 3600).say(Activity("teaches"))
+    path = watched.data.programs / "trainer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "alive_at": time.time()}))
+    found = values_of(Programs(watched.data, watched.progress, watched.supervisor)())
+    assert found["everlook_program_up"] == {"trainer": 1}
+    assert found["everlook_program_heartbeat_timestamp_seconds"]["trainer"] == pytest.approx(time.time() - 3600, abs=60)
+
+
+def test_a_program_that_was_removed_for_good_is_forgotten_with_its_file(watched: Watched) -> None:
+    read = Programs(watched.data, watched.progress, watched.supervisor)
+    say(watched.data, "trainer", Activity("waits"))
+    assert values_of(read())["everlook_program_up"] == {"trainer": 1}
+    (watched.data.programs / "trainer.json").unlink()
+    found = values_of(read())
+    assert found["everlook_program_up"] == found["everlook_program_heartbeat_timestamp_seconds"] == {}
+
+
 def test_a_program_that_runs_elsewhere_and_dies_at_once_is_seen_to_start_each_time(watched: Watched) -> None:
     read = Programs(watched.data, watched.progress, watched.supervisor)
     for start in (5000.0, 5030.0, 5060.0):

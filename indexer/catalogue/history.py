@@ -4,26 +4,28 @@ One row of `recall` for each cohort of a measurement, all with the same time; on
 another model that went live. The reference of a cohort is what was measured right after the swap at which its stage
 went live: `reference_swaps` finds that, in the lineage of any model. `after_last_swap` is where the live model began.
 
-What was measured after swaps is kept for good. Of the rest there is everything of the last 30 days, and one a day
-before.
+What was measured after swaps is kept for good. Of the rest there is everything of the last 31 days on which something
+was measured, and one a day before. Days that were measured are counted, and not days that have passed by a clock: one
+that is ahead for an hour makes nothing old.
 """
 
 from __future__ import annotations
 
 import enum
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, delete, exists, func, insert, select, tuple_
+from sqlalchemy import Connection, Row, delete, exists, func, insert, select, tuple_
 
 from indexer.catalogue.changes import in_parts
 from indexer.catalogue.database import Database
 from indexer.catalogue.schema import recall, swaps
 
 DAY_S: Final = 86_400.0
-KEEP_ALL_S: Final = 30 * DAY_S
+KEEP_DAYS: Final = 31  # the day that has begun, and thirty whole ones
 MOST_ROWS: Final = 20_000  # read at a time: measurements times their cohorts
 _FEW: Final = 10  # measurements that are read however many cohorts they have
 _MOST_REPEATED_SWAPS: Final = 1_000  # swaps back and forward that are kept; the first ones of each model all are
@@ -193,7 +195,7 @@ class History:
             for each in measured.cohorts
         ]
         if measured.at // DAY_S != self._thinned_on:
-            self.thin(measured.at)
+            self.thin()
             self._thinned_on = measured.at // DAY_S
         with self._database.write() as connection:
             connection.execute(insert(recall), rows)
@@ -216,15 +218,28 @@ class History:
             repeated = select(swaps.c.id).where(swaps.c.again).order_by(swaps.c.id.desc())
             connection.execute(delete(swaps).where(swaps.c.id.in_(repeated.offset(_MOST_REPEATED_SWAPS))))
 
-    def thin(self, now: float) -> int:
-        """Removes what is older than 30 days and is not the first of its day, nor after a swap. Returns the rows."""
-        old = (recall.c.cause != Cause.SWAP.value, recall.c.at < now - KEEP_ALL_S)
+    def thin(self) -> int:
+        """Removes what is older than the 31 days and is not the first of its day, nor after a swap. Returns the
+        rows."""
         removed = 0
         with self._database.write() as connection:
+            old = (recall.c.cause != Cause.SWAP.value, recall.c.at < _kept_since(connection))
             times = connection.execute(select(recall.c.at).where(*old).distinct().order_by(recall.c.at)).scalars()
             for part in in_parts(beyond_the_first_of_each_day(times)):
                 removed += connection.execute(delete(recall).where(*old, recall.c.at.in_(part))).rowcount
         return removed
+
+
+def _kept_since(connection: Connection) -> float:
+    """Unix seconds at which the first of the newest days (UTC) begins of which everything is kept."""
+    since = math.inf
+    for _ in range(KEEP_DAYS):
+        newest = select(recall.c.at).where(recall.c.cause != Cause.SWAP.value, recall.c.at < since)
+        at: float | None = connection.execute(newest.order_by(recall.c.at.desc()).limit(1)).scalar_one_or_none()
+        if at is None:
+            break
+        since = at // DAY_S * DAY_S
+    return since
 
 
 _SWAP = (swaps.c.at, swaps.c.generation, swaps.c.model, swaps.c.base, swaps.c.cohort, swaps.c.again)

@@ -42,6 +42,7 @@ KS = (1, 5, 10)
 _BATCH = 16
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 5.0, 300.0
 _NEVER_S = 1e9  # what an event can be waited for
+_BEHIND_S = 60.0  # a clock that lags the history by more is worth a word
 
 
 class Watched(Protocol):
@@ -79,6 +80,9 @@ class Measured:
     """How many probes each of its cohorts has, of which at most so many were searched."""
     seconds: float
     """How long it took, pauses included."""
+    taken_at: float
+    """Unix seconds by the clock of this process. It is the measurement's own time, unless the clock was put back: that
+    one is never before what the history has."""
 
     @property
     def model(self) -> str:
@@ -110,6 +114,7 @@ class ProbeWatch:
         self._woken = threading.Event()
         self._stopping = False
         self._last: Measured | None = None
+        self._behind = False
         self._thread = threading.Thread(target=self._work, name="probe-watch", daemon=True)
         self.on_measured: list[Callable[[Measured], None]] = []
         """Who is told of each measurement, in the watch's thread: when it is in the history, or could not be written at
@@ -195,12 +200,12 @@ class ProbeWatch:
         """Errors: Stopped; _Overtaken when another model goes live meanwhile; those of the engine."""
         began = time.perf_counter()
         self._engine.note_live()
-        measurement, probes, in_all = self._measured(cause)
+        measurement, probes, in_all, taken_at = self._measured(cause)
         last = self._last
         known = last.references if last is not None and last.model == measurement.model else {}
-        return Measured(measurement, probes, known, in_all, time.perf_counter() - began)
+        return Measured(measurement, probes, known, in_all, time.perf_counter() - began, taken_at)
 
-    def _measured(self, cause: Cause) -> tuple[Measurement, tuple[Probe, ...], Mapping[int | None, int]]:
+    def _measured(self, cause: Cause) -> tuple[Measurement, tuple[Probe, ...], Mapping[int | None, int], float]:
         history = self._engine.history
         model = self._engine.live.current.generation.model.id
         if history.awaits_measurement(model):
@@ -218,8 +223,9 @@ class ProbeWatch:
             if of_cohort:
                 counts.append(counted(cohort, of_cohort))
             found += [Probe(cohort, place) for place in of_cohort]
-        measurement = Measurement(self._time(history), self._number(model), model, cause, tuple(counts))
-        return measurement, tuple(found), {cohort: held.in_all for cohort, held in probes.items()}
+        now = self._clock()
+        measurement = Measurement(self._time(history, now), self._number(model), model, cause, tuple(counts))
+        return measurement, tuple(found), {cohort: held.in_all for cohort, held in probes.items()}, now
 
     def _probes(self, model: str) -> dict[int | None, CohortProbes]:
         """Those of the live gallery. Errors: Stopped, _Overtaken."""
@@ -244,12 +250,18 @@ class ProbeWatch:
             raise _Overtaken
         return serving.view
 
-    def _time(self, history: History) -> float:
+    def _time(self, history: History, now: float) -> float:
         """Now; but not before the last swap, and after every other measurement: a clock that was put back must neither
-        part a swap from its measurement nor make several of them one."""
+        part a swap from its measurement nor make several of them one. Whether it is behind now or was ahead then nobody
+        here can tell, so what was written stays."""
         swap, last_at = history.last_swap(), history.last_at()
         least = -math.inf if last_at is None else math.nextafter(last_at, math.inf)
-        return max(self._clock(), least if swap is None else max(least, swap.at))
+        at = max(now, least if swap is None else max(least, swap.at))
+        was_behind, self._behind = self._behind, at - now > _BEHIND_S
+        if self._behind and not was_behind:
+            words = "the clock is %.0f s behind the history of recall, or was ahead: what is measured goes to its end"
+            log.warning(words, at - now)
+        return at
 
 
 class _Overtaken(Exception):

@@ -56,9 +56,9 @@ class RecallMetrics(Collector):
         model, began = self._began
         began = began if measured is not None and measured.model == model else {}
         yield from _drifts(_SINCE_SWAP, labels, began, in_all)
-        taken = _family("timestamp_seconds", "Unix time at which probe recall was measured.")
+        taken = _family("timestamp_seconds", "Unix time at which probe recall was measured, by the server's clock.")
         if measured is not None:
-            taken.add_metric([], measured.measurement.at)
+            taken.add_metric([], measured.taken_at)
         yield taken
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from indexer.catalogue import Catalogue, Cause, CohortCounts, History, Measurement, SwapRecord
-from indexer.catalogue.history import DAY_S, beyond_the_first_of_each_day, chosen, reference_swaps
+from indexer.catalogue.history import DAY_S, KEEP_DAYS, beyond_the_first_of_each_day, chosen, reference_swaps
 from tests.indexer.catalogues import DATABASES, fresh_url
 
 
@@ -55,7 +55,7 @@ def test_an_empty_history_has_nothing(history: History) -> None:
     assert history.last_swap() is None
     assert history.references("a") == {}
     assert not history.awaits_measurement("a")
-    assert history.thin(1e9) == 0
+    assert history.thin() == 0
 
 
 def test_a_model_goes_live_again_when_the_history_has_it_or_the_caller_says_so(history: History) -> None:
@@ -156,25 +156,46 @@ def test_the_walk_ends_where_the_history_begins_and_goes_round_no_circle() -> No
 
 
 def test_of_the_old_there_is_one_a_day_and_all_that_was_measured_after_swaps(history: History) -> None:
-    now = 100 * DAY_S + 7.0
-    old = 69 * DAY_S
-    for at in (old, old + 1, old + 2, now - 29 * DAY_S, now - 28.9 * DAY_S):
+    whole = [day * DAY_S + second for day in range(70, 70 + KEEP_DAYS) for second in (0, 1)]
+    for at in whole:
         history.append(measured(at, "a"))
+    old = 60 * DAY_S
+    for at in (old, old + 1, old + 2):
+        history.append(measured(at, "a", Cause.START, counts(0, 5), counts(1, 5)))
     for at in (old + 3, old + 4):
         history.append(measured(at, "a", Cause.SWAP, counts(0, 5), counts(1, 5)))
-    history.append(measured(70 * DAY_S, "a", Cause.START))
-    assert history.thin(now) == 2
-    kept = [old, old + 3, old + 4, 70 * DAY_S, now - 29 * DAY_S, now - 28.9 * DAY_S]
-    assert [each.at for each in history.measurements()] == kept
+    assert history.thin() == 2 * 2
+    assert [each.at for each in history.measurements()] == [old, old + 3, old + 4, *whole]
     assert len(history.measurements(since=old + 4)[0].cohorts) == 2
-    assert history.thin(now) == 0
+    assert history.thin() == 0
 
 
 def test_it_is_thinned_out_once_a_day_by_what_is_added(history: History) -> None:
-    for at in (1.0, 2.0, 3.0):
+    for at in (1.0, 2.0, 3.0, *(day * DAY_S for day in range(1, KEEP_DAYS + 1))):
         history.append(measured(at, "a"))
-    history.append(measured(40 * DAY_S, "a"))
-    assert [each.at for each in history.measurements()] == [1.0, 40 * DAY_S]
+    assert [each.at for each in history.measurements()][:4] == [1.0, 2.0, 3.0, DAY_S]
+    history.append(measured((KEEP_DAYS + 1) * DAY_S, "a"))
+    assert [each.at for each in history.measurements()][:2] == [1.0, DAY_S]
+
+
+def test_a_clock_that_is_ahead_costs_nothing_of_the_last_month(history: History) -> None:
+    """Ahead by a year at one start of the server, and right again at the next one."""
+    month = [day * DAY_S + second for day in range(100, 100 + KEEP_DAYS - 1) for second in (0, 1)]
+    for at in month:
+        history.append(measured(at, "a"))
+    ahead = month[-1] + 365 * DAY_S
+    for at in (ahead, ahead + 1e-6):
+        history.append(measured(at, "a"))
+    assert history.thin() == 0
+    assert [each.at for each in history.measurements()] == [*month, ahead, ahead + 1e-6]
+
+
+def test_a_server_that_was_off_for_months_still_has_the_days_before(history: History) -> None:
+    days = [1.0, 2.0, DAY_S, DAY_S + 1]
+    for at in (*days, 200 * DAY_S):
+        history.append(measured(at, "a"))
+    assert history.thin() == 0
+    assert [each.at for each in history.measurements()] == [*days, 200 * DAY_S]
 
 
 def test_swaps_back_and_forward_are_forgotten_and_first_ones_never(

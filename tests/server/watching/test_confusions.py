@@ -18,7 +18,7 @@ def probe(id: str, category: str, place: int, nearest: str = "", score: float = 
 
 
 def of(*probes: Probe) -> Measured:
-    return Measured(Measurement(1.0, 1, "model", Cause.TIMER, ()), probes, {}, {}, 1.0)
+    return Measured(Measurement(1.0, 1, "model", Cause.TIMER, ()), probes, {}, {}, 1.0, 1.0)
 
 
 def there(id: str) -> bool:

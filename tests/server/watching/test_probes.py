@@ -464,7 +464,9 @@ def test_a_measurement_is_never_before_the_swap_that_it_is_for_though_the_clock_
     assert engine.history.measurements()[0].at == 5000.0
 
 
-def test_measurements_stay_apart_and_in_their_order_though_the_clock_was_put_back(engine: FakeEngine) -> None:
+def test_measurements_stay_apart_and_in_their_order_though_the_clock_was_put_back(
+    engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     engine.swap("one", "zero", 0, 2, at=5000.0)
     times = iter([6000.0])
     told: list[Measured] = []
@@ -479,6 +481,8 @@ def test_measurements_stay_apart_and_in_their_order_though_the_clock_was_put_bac
     assert all(each.cohorts == found[0].cohorts for each in found)
     assert found[0].at == 6000.0
     assert 6000.0 < found[1].at < found[2].at < 6000.001
+    assert [each.taken_at for each in told[:3]] == [6000.0, 4000.0, 4000.0]
+    assert caplog.text.count("2000 s behind the history of recall") == 1
 
 
 def test_a_cohorts_spoiled_vectors_show_as_drift_beyond_its_error_and_no_other_cohorts_do(engine: FakeEngine) -> None:

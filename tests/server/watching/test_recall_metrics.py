@@ -50,7 +50,8 @@ def measured(
 ) -> Measured:
     """All probes were searched, if nothing else is said."""
     measurement = Measurement(1_700_000_000.5, 7, "model", Cause.TIMER, tuple(cohorts))
-    return Measured(measurement, (), references or {}, in_all or {each.cohort: each.probes for each in cohorts}, 12.5)
+    all_searched = {each.cohort: each.probes for each in cohorts}
+    return Measured(measurement, (), references or {}, in_all or all_searched, 12.5, 1_600_000_000.5)
 
 
 def test_recall_is_exposed_with_its_interval_and_its_probes(page: Page) -> None:
@@ -63,7 +64,12 @@ def test_recall_is_exposed_with_its_interval_and_its_probes(page: Page) -> None:
             low, high = wilson(hits, probes)
             assert page.value("low_ratio", cohort=label, k=k) == low
             assert page.value("high_ratio", cohort=label, k=k) == high
-    assert page.value("timestamp_seconds") == 1_700_000_000.5
+
+
+def test_the_time_of_the_measurement_is_the_clocks_though_the_history_has_a_later_one(page: Page) -> None:
+    """Which a clock that was ahead has left: a measurement that is an hour old would never look it."""
+    page.last = measured([])
+    assert page.value("timestamp_seconds") == 1_600_000_000.5 < page.last.measurement.at
 
 
 def test_drift_is_exposed_where_there_is_a_reference(page: Page) -> None:

@@ -11,21 +11,21 @@ Each file is written aside, fsynced and renamed, so that who opens one finds it 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clients.report.change_chart import change_chart
-from clients.report.figures import changes_of, series_of, together
+from clients.report.figures import Series, changes_of, series_of, together
 from clients.report.gather import Facts
 from clients.report.page import page
 from clients.report.png import row_width, write_png
 from clients.report.recall_chart import PANEL, WIDE, chart_of_all, cohort_charts
-from clients.report.words import day_and_minute
+from clients.report.words import counted, day_and_minute
 
 PAGE, RECALL, CHANGES = "report.html", "recall.png", "changes.png"
 _COLUMNS = 3
-_MOST_ROWS = 6  # of cohorts in the picture; the page has all
+MOST_PANELS = 6 * _COLUMNS  # of cohorts in the picture; the page has all
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def _recall(facts: Facts, folder: Path) -> Path | None:
     if not series:
         (folder / RECALL).unlink(missing_ok=True)
         return None
-    panels = cohort_charts(series, everything, swaps)[-_COLUMNS * _MOST_ROWS :]
+    shown = _shown(series)
+    panels = cohort_charts(shown, everything, swaps)
     rows = [panels[at : at + _COLUMNS] for at in range(0, len(panels), _COLUMNS)]
     rows.insert(0, [chart_of_all(everything, swaps, (row_width(_COLUMNS, PANEL[0]), WIDE[1]))])
     notes = (
@@ -62,8 +63,23 @@ def _recall(facts: Facts, folder: Path) -> Path | None:
         "Line and band: the share of probes that find their own category first, with its 95 % bounds. Dashed: the same "
         "when the stage went live.",
         "Triangles: swaps of the model; hollow: back or forward to one that was live before.",
+        *_left_out(series[1 : 1 + len(series) - len(shown)]),
     )
     return _replace(folder / RECALL, lambda path: write_png(path, "Everlook: recall by cohort", notes, rows))
+
+
+def _shown(series: Sequence[Series]) -> Sequence[Series]:
+    """Those that the picture has room for: the first, in which forgetting shows the longest, and the newest, as those
+    with a label of their own on the metrics page."""
+    return series if len(series) <= MOST_PANELS else [series[0], *series[1 - MOST_PANELS :]]
+
+
+def _left_out(between: Sequence[Series]) -> list[str]:
+    """A note on those for which there was no room."""
+    if not between:
+        return []
+    names = between[0].name if len(between) == 1 else f"{between[0].name} to {between[-1].name}"
+    return [f"Left out: {counted(len(between), 'chart')}, {names}; {PAGE} has all."]
 
 
 def _changes(facts: Facts, folder: Path) -> Path | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from clients.report import Facts, write_report
+from clients.report import Facts, write, write_report
+from clients.report.drawing import Drawing
 from clients.report.thumbnails import MOST_BYTES, data_uri, small_jpeg
 from tests.clients.made_up_history import photo
-from tests.clients.report.conftest import measured, swapped
+from tests.clients.report.conftest import Counts, measured, swapped
 
 NAMES = ["changes.png", "recall.png", "report.html"]
 
@@ -84,6 +86,43 @@ def test_pictures_that_are_no_longer_true_are_removed(fresh: Callable[..., Facts
     assert [path.name for path in write_report(fresh((one,)), tmp_path).pictures] == ["recall.png"]
     assert write_report(fresh(), tmp_path).pictures == ()
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def drawn(facts: Facts, folder: Path, patch: pytest.MonkeyPatch) -> tuple[list[str], str]:
+    """The cohorts whose panels are in the picture, and its notes."""
+    told: list[tuple[Sequence[str], Sequence[Sequence[Drawing]]]] = []
+
+    def keep(path: Path, title: str, notes: Sequence[str], rows: Sequence[Sequence[Drawing]]) -> None:
+        told.append((notes, rows))
+        path.touch()
+
+    patch.setattr(write, "write_png", keep)
+    write_report(facts, folder)
+    ((notes, (_, *rows)),) = told
+    return [re.findall(r"at 1 of (.*) over time", each.words)[0] for row in rows for each in row], " ".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("cohorts", "shown", "said"),
+    [
+        pytest.param(17, range(17), None, id="as many as there is room for"),
+        pytest.param(18, [0, *range(2, 18)], "Left out: 1 chart, cohort 1;", id="one too many"),
+        pytest.param(30, [0, *range(14, 30)], "Left out: 13 charts, cohort 1 to cohort 13;", id="many"),
+    ],
+)
+def test_the_picture_has_the_first_cohort_and_the_newest_and_says_which_it_has_not(
+    cohorts: int,
+    shown: Sequence[int],
+    said: str | None,
+    fresh: Callable[..., Facts],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts: Counts = {**dict.fromkeys(range(cohorts), (8, 10)), None: (3, 9)}
+    panels, notes = drawn(fresh((measured(0, cohorts, counts),)), tmp_path, monkeypatch)
+    assert panels == [*(f"cohort {each}" for each in shown), "waiting"]
+    assert ("Left out" in notes) == (said is not None)
+    assert (said or "") in notes
 
 
 def test_a_crash_while_a_file_is_written_leaves_the_report_before(

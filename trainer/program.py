@@ -173,7 +173,8 @@ class Program:
         self._look(live)
         rule = self._settings.rule
         ripe = stages.ripe(self._waiting, rule, time.time(), self._tried)
-        self._ripe_since = (self._ripe_since or time.time()) if ripe else 0.0
+        fresh_and_ripe = [each.name for each in ripe[0] if each.name not in self._tried] if ripe else []
+        self._ripe_since = self._sightings.ripe_since(fresh_and_ripe, time.time())
         if ripe is None:
             fresh = [w for w in self._waiting if w.name not in self._tried and len(w.photos) >= rule.min_photos]
             photos = f"{rule.min_photos} training photos"
@@ -182,6 +183,7 @@ class Program:
         if candidate_model(self._data) or candidate_generation(self._data):
             self._idle("waits for what it taught last to go live", ripe=len(ripe[0]))
             return None
+        self._idle(f"begins a stage of {len(ripe[0])} new categories", ripe=len(ripe[0]))
         self._check_settings()
         try:
             return self._begin(live, *ripe)
@@ -247,7 +249,7 @@ class Program:
         self._seen = None
 
     def _idle(self, words: str, ripe: int = 0, done: int = 0, total: int = 0) -> None:
-        since = self._ripe_since if ripe else 0.0
+        since = (self._ripe_since or time.time()) if ripe else 0.0  # what an operator asked for need not be ripe
         self._reporter.say(Activity(words, done=done, total=total, ripe=ripe, ripe_since=since))
 
 

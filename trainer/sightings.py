@@ -1,9 +1,11 @@
-"""Since when categories wait, and when they last got a photo, as the trainer saw it.
+"""Since when categories wait, when they last got a photo, and since when they are ripe, as the trainer saw it.
 
 The catalogue knows only when an item was last changed, and a shop may bring the metadata of all items up to date each
-night: by that alone a category would never have waited for a day. What was seen is kept beside the program's news:
+night: by that alone a category would never have waited for a day. What was seen is kept beside the program's news, so
+that no restart begins it anew:
 
-    programs/waiting.json  of each category that waits, and of no other: since when, its last photo's time, its photos
+    programs/waiting.json  of each category that waits, and of no other: since when, its last photo's time, its photos,
+                           since when it is ripe
 
 | crash at this step         | found so at restart                                                          |
 |----------------------------|------------------------------------------------------------------------------|
@@ -17,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import astuple, dataclass, replace
 
 from indexer.datadir import DataDir
@@ -29,10 +31,11 @@ class _Sighting:
     since: float  # Unix seconds
     latest: float
     photos: str  # which they are
+    ripe: float = 0.0  # Unix seconds since when it could be taught; 0 while it could not
 
 
 class Sightings:
-    """`dated` puts right what the catalogue says of times."""
+    """`dated` puts right what the catalogue says of times; `ripe_since` remembers what is ripe."""
 
     def __init__(self, data: DataDir) -> None:
         self._path = data.programs / "waiting.json"
@@ -40,8 +43,8 @@ class Sightings:
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
             raw = json.loads(self._path.read_text(encoding="utf-8"))
             self._of = {
-                str(name): _Sighting(float(since), float(latest), str(photos))
-                for name, (since, latest, photos) in raw.items()
+                str(name): _Sighting(float(since), float(latest), str(photos), *map(float, ripe))
+                for name, (since, latest, photos, *ripe) in raw.items()  # an older version knew no `ripe`
             }
 
     def dated(self, waiting: Iterable[Waiting]) -> list[Waiting]:
@@ -52,6 +55,20 @@ class Sightings:
             self._of = seen
             self._write()
         return [replace(each, since=seen[each.name].since, latest=seen[each.name].latest) for each in given]
+
+    def ripe_since(self, ripe: Collection[str], now: float) -> float:
+        """Since when that of the categories `ripe` which has been so for longest has been; 0.0 when there is none. All
+        others are ripe no more. They are of those that were `dated` last; `now` and the answer are in Unix seconds."""
+        names = set(ripe)
+        changed = {
+            name: replace(each, ripe=now if name in names else 0.0)
+            for name, each in self._of.items()
+            if (name in names) != bool(each.ripe)
+        }
+        if changed:
+            self._of |= changed
+            self._write()
+        return min((self._of[name].ripe for name in names), default=0.0)
 
     def _sighting(self, each: Waiting) -> _Sighting:
         photos = hashlib.sha256(" ".join([str(each.probes), *sorted(each.photos)]).encode()).hexdigest()[:16]

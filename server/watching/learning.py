@@ -133,15 +133,16 @@ class LearningProgress:
         return found.difference(self._learning.cohort_of(self._engine.live.current.generation.model.id))
 
     def _ripe_since(self) -> float | None:
-        """When the stage that has waited longest became ripe, or its training began; None when none waits."""
+        """When the stage that has waited longest became ripe, or its training began; None when none waits. It still waits
+        when the trainer that said so has died since."""
         since = []
         if (running := self._learning.running()) is not None:
             since.append(running.created_at)
         if (candidate := self._progress.candidate()) is not None:
             number = self._learning.lineage(candidate[0]).training
             since += [each.training.created_at for each in self._learning.records() if each.training.number == number]
-        if (news := self._progress.news("trainer")) is not None and news.ripe:
-            since.append(news.ripe_since)
+        if (said := read_activity(self._data, "trainer")) is not None and said.ripe:
+            since.append(said.ripe_since)
         return min(since, default=None)
 
     def _backfill_remaining(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,58 @@ class TestWhatIsTaught:
             since.append(said.ripe_since)
         assert since[0] == since[1]
         assert time.time() - 60 < since[0] <= time.time()
+
+    def test_a_restart_does_not_make_what_is_ripe_wait_anew_and_its_training_ends_it(
+        self, shop: Shop, taught: list[Training]
+    ) -> None:
+        def ripe_since() -> float:
+            once(shop)
+            said = read_activity(shop.data, "trainer")
+            assert said is not None
+            return said.ripe_since
+
+        shop.fill("a", "b", "c")
+        candidate = of_model(shop, base=shop.model)
+        first = ripe_since()
+        assert ripe_since() == first > 0
+        shutil.rmtree(shop.data.model(candidate.id))
+        once(shop)
+        assert [training.categories for training in taught] == [("a", "b", "c")]
+        of_model(shop, base=shop.model)
+        assert ripe_since() == 0.0  # they were tried in vain
+        shop.fill("d", "e", "f")
+        assert ripe_since() > first
+
+    @pytest.mark.parametrize("failing", ["trainer.program.stages.begin", "trainer.teach.check"])
+    def test_one_that_fails_to_begin_again_and_again_has_said_since_when_it_should(
+        self, failing: str, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object, **__: object) -> NoReturn:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(failing, full)
+        shop.fill("a", "b", "c")
+        since = []
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                once(shop)
+            said = read_activity(shop.data, "trainer")
+            assert said is not None
+            assert (said.words, said.ripe) == ("begins a stage of 3 new categories", 3)
+            since.append(said.ripe_since)
+        assert since[0] == since[1] > 0
+
+    def test_what_an_operator_asked_for_before_it_was_ripe_has_not_waited(
+        self, shop: Shop, taught: list[Training]
+    ) -> None:
+        shop.fill("a", "b")
+        stages.request_training(shop.data)
+        once(shop)
+        assert [training.categories for training in taught] == [("a", "b")]
+        said = read_activity(shop.data, "trainer")
+        assert said is not None
+        assert said.ripe == 2
+        assert time.time() - 60 < said.ripe_since <= time.time()
 
     def test_nothing_by_itself_while_a_candidate_is_on_its_way(self, shop: Shop, taught: list[Training]) -> None:
         shop.fill("a", "b", "c")

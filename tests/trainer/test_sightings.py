@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,6 +63,60 @@ def test_what_waits_no_longer_is_forgotten(data: DataDir) -> None:
     assert sightings.dated([kiwis("1", since=500.0, latest=600.0)])[0].since == 500.0
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_is_ripe_stays_so_from_when_it_was_first_seen(restarted: bool, data: DataDir) -> None:
+    sightings = Sightings(data)
+    sightings.dated([kiwis("1", "2", since=1.0, latest=2.0), PEARS])
+    assert sightings.ripe_since(["pears"], 100.0) == 100.0
+    if restarted:
+        sightings = Sightings(data)
+        sightings.dated([kiwis("1", "2", since=1.0, latest=2.0), PEARS])
+    assert sightings.ripe_since(["kiwis", "pears"], 200.0) == 100.0
+    assert sightings.ripe_since(["kiwis"], 300.0) == 200.0  # each has its own time, and the longest counts
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_is_ripe_no_more_begins_anew(restarted: bool, data: DataDir) -> None:
+    sightings = Sightings(data)
+    sightings.dated([PEARS])
+    sightings.ripe_since(["pears"], 100.0)
+    assert sightings.ripe_since([], 200.0) == 0.0
+    if restarted:
+        sightings = Sightings(data)
+        sightings.dated([PEARS])
+    assert sightings.ripe_since(["pears"], 300.0) == 300.0
+    sightings.dated([])  # it was learned, or is gone
+    sightings.dated([PEARS])
+    assert sightings.ripe_since(["pears"], 400.0) == 400.0
+
+
+def test_more_photos_leave_what_is_ripe_as_it_is(data: DataDir) -> None:
+    sightings = Sightings(data)
+    sightings.dated([kiwis("1", "2", since=1.0, latest=2.0)])
+    sightings.ripe_since(["kiwis"], 100.0)
+    sightings.dated([kiwis("1", "2", "3", since=1.0, latest=150.0)])
+    assert sightings.ripe_since(["kiwis"], 200.0) == 100.0
+
+
+def test_what_is_ripe_is_written_once(data: DataDir) -> None:
+    sightings = Sightings(data)
+    sightings.dated([PEARS])
+    sightings.ripe_since(["pears"], 100.0)
+    (data.programs / "waiting.json").unlink()
+    assert sightings.ripe_since(["pears"], 200.0) == 100.0
+    assert not (data.programs / "waiting.json").exists()
+
+
+def test_what_an_older_version_saw_is_known(data: DataDir) -> None:
+    sightings = Sightings(data)
+    sightings.dated([PEARS])
+    path = data.programs / "waiting.json"
+    path.write_text(json.dumps({name: each[:3] for name, each in json.loads(path.read_text()).items()}))
+    again = Sightings(data)
+    assert again.dated([replace(PEARS, since=500.0, latest=600.0)]) == [PEARS]
+    assert again.ripe_since(["pears"], 700.0) == 700.0
+
+
 class Killed(BaseException):
     """Ends the process where it stands."""
 
@@ -83,7 +138,10 @@ class TestCrashTable:
         Sightings(data).dated([PEARS])
         assert {path.name for path in data.programs.iterdir()} == {"waiting.json"}
 
-    @pytest.mark.parametrize("content", [None, "", "{", "[]", "3", '{"kiwis": 3}', '{"kiwis": ["x", 2, "1"]}'])
+    @pytest.mark.parametrize(
+        "content",
+        [None, "", "{", "[]", "3", '{"kiwis": 3}', '{"kiwis": ["x", 2, "1"]}', '{"kiwis": [1, 2, "1", 3, 4]}'],
+    )
     def test_after_a_loss_of_power(self, content: str | None, data: DataDir) -> None:
         path = data.programs / "waiting.json"
         path.unlink(missing_ok=True) if content is None else path.write_text(content)

@@ -177,6 +177,13 @@ def test_a_ripe_stage_waits_from_when_the_trainer_saw_it_until_it_is_live(watche
     assert watched.values("ripe_seconds") == {"": 60}
 
 
+def test_a_ripe_stage_goes_on_waiting_while_its_trainer_is_dead(watched: Watched) -> None:
+    said = Activity("begins a stage of 20 new categories", ripe=20, ripe_since=NOW - 5)
+    Reporter(watched.data, "trainer", lambda: time.time() - 3600).say(said)
+    assert not watched.progress.runs("trainer")
+    assert watched.values("ripe_seconds") == {"": 5}
+
+
 def test_a_training_that_comes_to_nothing_ends_the_waiting(watched: Watched) -> None:
     training = begun(watched.data, 1, ["a", "b"])
     assert watched.values("ripe_seconds")[""] > 0

@@ -155,7 +155,7 @@ def test_recall_may_drop_as_far_as_the_gates_let_it_beyond_the_same_error() -> N
     errors = [
         float(each) for expr in EXPRESSIONS.values() for each in re.findall(r"([\d.]+) \* (?:sqrt|\w+_error)", expr)
     ]
-    assert errors == [Z] * 7
+    assert errors == [Z] * 8
 
 
 def test_the_report_judges_drift_as_the_alert_does() -> None:
@@ -194,6 +194,26 @@ def test_what_fails_through_the_servers_fault_is_the_same_for_a_rule_as_for_the_
     ]
     faults_of_server = {code.name for code in FAULTS}
     assert [codes for codes in named if "INTERNAL" in codes] == [faults_of_server] * 3
+
+
+def test_the_docs_say_from_how_many_searches_on_an_alert_of_watched_queries_can_fire() -> None:
+    limits, text = WatchLimits(), (ROOT / "docs" / "operations.md").read_text()
+
+    def paragraph(name: str) -> str:
+        return " ".join(text.split(f"### {name}\n", 1)[1].split("\n#", 1)[0].split())
+
+    def searches(watched: float) -> str:
+        return f"{watched / limits.share:,.0f} searches"
+
+    for name, window in (("EverlookIndexRecallLow", "30m"), ("EverlookUnfamiliarQueries", "6h")):
+        assert searches(number(name, rf"increase{window} >= (\d+)")) in paragraph(name)
+    least = {number("EverlookIndexRecallLow", rf"increase{window} >= (\d+)") for window in ("30m", "1d")}
+    assert len(least) == 1
+    windows = number("EverlookQueriesDrifted", r"increase1h >= (\d+)")
+    assert searches(windows * limits.window) in paragraph("EverlookQueriesDrifted")
+    assert f"searches at the least, {limits.reference / limits.share:,.0f} by default" in text
+    words = {0.1: "one in ten"}[limits.share]
+    assert f"`--watch-share`, {words}" in text
 
 
 def chance_of_a_majority(windows: int, alpha: float, correlation: float, share: float) -> float:

@@ -14,10 +14,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Run in the background of a shell, this process ignores Ctrl-C, and so would those that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No property is about time, and any example may meet a moment in which the machine stands still.
+settings.register_profile("everlook", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("everlook")
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"

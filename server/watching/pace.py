@@ -1,7 +1,8 @@
 """Work beside queries: a little at a time, with pauses.
 
 Pauses, not a low priority: a thread of the idle class that holds Python's lock would have every query wait until the
-processor comes back to it.
+processor comes back to it. What counts is the thread's own processor time: on a machine that stood still for a minute
+nothing was worked.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ class Pace:
 
     def begin(self) -> None:
         """Work begins here. For the thread that works, as is `rest`."""
-        self._since = time.perf_counter()
+        self._since = time.thread_time()
 
     def rest(self) -> None:
         """Pauses for as long as what was done since the last pause demands. Errors: Stopped."""
-        worked = time.perf_counter() - self._since
+        worked = time.thread_time() - self._since
         if self._stop.wait(worked * (1 - self._share) / self._share):
             raise Stopped
-        self._since = time.perf_counter()
+        self._since = time.thread_time()
 
     def stop(self) -> None:
         """Ends the pause that is under way, and every later one. From any thread."""

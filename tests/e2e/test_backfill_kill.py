@@ -116,12 +116,14 @@ def check(folder: Path, trial: Trial, kills: int) -> None:
     segments = []
     for data in (trial.data, unharmed.data):
         check_whole(data.root)
-        assert numbers(data) == [1, 2]
-        assert state_of(data, load_info(data, 2)) is State.CANDIDATE
+        first, made = numbers(data)
+        assert first == 1
+        assert made == 2 or data == trial.data  # a kill just before the rename costs a number
+        assert state_of(data, load_info(data, made)) is State.CANDIDATE
         with Catalogue.open(data.catalogue_url) as catalogue:
             catalogue.verify()
             assert catalogue.vector_count(trial.candidate.id) == PHOTOS
-        segments.append(load_generation(data, 2, detect(), 1).segment)
+        segments.append(load_generation(data, made, detect(), 1).segment)
     assert segments[0].seqs.tolist() == segments[1].seqs.tolist() == list(range(1, PHOTOS + 1))
     np.testing.assert_allclose(segments[0].vectors, segments[1].vectors, atol=1e-6)
 

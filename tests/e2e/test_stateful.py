@@ -214,7 +214,9 @@ class EngineMachine(RuleBasedStateMachine):
             self.engine.promote(info.number)
             self._embed()
             self.generation = info.number
-            assert self.engine.live.current.generation.number == info.number
+            live = self.engine.live.current.generation
+            assert live.model.id == info.model
+            assert live.number >= info.number  # a merge may have followed
 
     @rule()
     def roll_back(self) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.catalogue import CohortCounts
 from indexer.recall import Recall, wilson
-from server.watching.cohorts import Drift, Estimate, drift, labelled, pooled
+from server.watching.cohorts import LEAST_PROBES, Drift, Estimate, drift, labelled, pooled, worst
 
 
 def counts(cohort: int | None, found: int, probes: int) -> CohortCounts:
@@ -91,7 +91,6 @@ def some_cohorts(draw: st.DrawFn) -> list[CohortCounts]:
     return cohorts
 
 
-@settings(deadline=None)
 @given(some_cohorts(), st.data())
 def test_together_they_are_what_the_probes_are_that_stand_for_all(
     cohorts: list[CohortCounts], data: st.DataObject
@@ -111,7 +110,6 @@ def added_up(cohorts: Sequence[CohortCounts]) -> dict[int, Estimate]:
     return {k: Estimate(each.value, *each.interval()) for k, each in zip((1, 5, 10), recalls, strict=True)}
 
 
-@settings(deadline=None)
 @given(some_cohorts(), st.data())
 def test_where_all_probes_are_searched_it_is_the_counts_added_up_to_the_digit(
     cohorts: list[CohortCounts], data: st.DataObject
@@ -131,7 +129,6 @@ def test_where_all_probes_are_searched_it_is_the_counts_added_up_to_the_digit(
     assert found.change == sum(each.probes * (each.recall_1 - share) for each, share in weighed) / probes
 
 
-@settings(deadline=None)
 @given(some_cohorts(), st.integers(1, 1_000_000))
 def test_a_cohort_by_itself_is_what_was_searched_of_it_however_much_there_is(
     cohorts: list[CohortCounts], more: int
@@ -229,6 +226,35 @@ def test_probes_that_nothing_is_compared_with_are_not_behind_the_drift() -> None
     found = drift_of_all(cohorts, {0: counts(0, 3, 3)})
     assert found is not None
     assert (found.probes, found.reference_probes) == (3, 3)
+
+
+def worst_of_all(now: Sequence[CohortCounts], references: Mapping[int, CohortCounts]) -> CohortCounts | None:
+    """Where all probes are searched."""
+    return worst(now, references, searched(now))
+
+
+def test_the_worst_cohort_is_that_which_has_fallen_for_certain_and_not_that_which_has_fallen_far_by_its_few_probes() -> (
+    None
+):
+    """Upper bounds: -0.4 + 0.341 of ten probes, -0.25 + 0.094 of a hundred."""
+    references = {0: counts(0, 8, 10), 1: counts(1, 90, 100), 2: counts(2, 450, 500)}
+    now = [counts(0, 4, 10), counts(1, 65, 100), counts(2, 450, 500)]
+    assert worst_of_all(now, references) == now[1]
+    (few, certain) = (drift_of_all([each], references) for each in now[:2])
+    assert few is not None
+    assert certain is not None
+    assert few.high == pytest.approx(-0.4 + 1.645 * math.sqrt((5 * 7 + 9 * 3) / 12**2 / 10))
+    assert certain.high < few.high
+
+
+def test_of_cohorts_of_which_nothing_can_be_said_none_is_the_worst() -> None:
+    few = LEAST_PROBES - 1
+    fallen = [counts(0, 0, few), counts(1, 0, 50), counts(2, 0, 50)]
+    references = {0: counts(0, few, few), 1: counts(1, few, few)}
+    assert worst_of_all([], {}) is None
+    assert worst_of_all(fallen, references) is None
+    held = [*fallen, counts(3, 9, LEAST_PROBES)]
+    assert worst_of_all(held, references | {3: counts(3, 9, LEAST_PROBES)}) == held[3]
 
 
 def test_the_error_is_about_as_large_as_the_scatter_of_simulated_differences() -> None:

@@ -13,11 +13,10 @@ from server.watching.pace import Pace, Stopped
 @pytest.mark.parametrize(("share", "times"), [(0.1, 9.0), (0.5, 1.0), (0.02, 49.0)])
 def test_the_pause_is_as_long_as_the_share_demands(share: float, times: float, monkeypatch: pytest.MonkeyPatch) -> None:
     pace, pauses, now = Pace(share), list[float](), [100.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "thread_time", lambda: now[0])
 
     def wait(seconds: float) -> bool:
         pauses.append(seconds)
-        now[0] += seconds
         return False
 
     monkeypatch.setattr(pace._stop, "wait", wait)
@@ -26,6 +25,15 @@ def test_the_pause_is_as_long_as_the_share_demands(share: float, times: float, m
         now[0] += worked
         pace.rest()
     assert pauses == pytest.approx([0.25 * times, 0.0, 2.0 * times])
+
+
+def test_time_in_which_the_thread_did_not_run_is_no_work() -> None:
+    pace, pauses = Pace(0.01), list[float]()
+    pace._stop.wait = lambda seconds: bool(pauses.append(seconds))  # type: ignore[assignment,func-returns-value,misc]
+    pace.begin()
+    time.sleep(1)
+    pace.rest()
+    assert pauses[0] < 20  # of wall time it would be 99 s
 
 
 def test_a_pause_ends_at_once_when_the_work_is_to_stop() -> None:

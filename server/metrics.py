@@ -13,6 +13,7 @@ from server.batching import Lane
 from server.status import FAULTS
 from server.supervisor import PROGRAMS
 from server.swapper import Attempt
+from server.wire import pb
 
 _FAST = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _SLOW = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -86,8 +87,11 @@ class Metrics:
             self.expired.labels(lane=lane.label)
         for kind in (QueueFull, StorageFull):
             self.refusals.labels(reason=kind.reason)
-        for rpc in ("Search/BatchSearch", "Catalog/Ingest"):
-            for code in ("OK", *(fault.name for fault in FAULTS)):
+        for code in ("OK", *(fault.name for fault in FAULTS)):
+            for service in pb.DESCRIPTOR.services_by_name.values():
+                for method in service.methods:
+                    self.calls.labels(rpc=f"{service.name}/{method.name}", code=code)
+            for rpc in ("Search/BatchSearch", "Catalog/Ingest"):
                 self.parts.labels(rpc=rpc, code=code)
         for result in ("ok", "failed"):
             self.merges.labels(result=result)

@@ -15,6 +15,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from everlook.v1 import everlook_pb2 as pb
+from everlook.v1.everlook_pb2_grpc import AdminServicer, CatalogServicer, SearchServicer
 from indexer.errors import CatalogueDamaged, InvalidField, QueueFull, StorageFull
 from server.metrics import Metrics, Snapshot, gauge_families, snapshot_families
 from server.state import ServerState
@@ -153,12 +154,29 @@ def test_what_alerts_look_at_is_there_before_the_first_time() -> None:
         ("everlook_expired_total", {"lane": "query"}),
         ("everlook_merges_total", {"result": "failed"}),
         *(
-            ("everlook_parts_total", {"rpc": rpc, "code": code})
-            for rpc in ("Search/BatchSearch", "Catalog/Ingest")
+            (name, {"rpc": rpc, "code": code})
+            for name, rpc in (
+                ("everlook_calls_total", "Search/Search"),
+                ("everlook_calls_total", "Catalog/Ingest"),
+                ("everlook_calls_total", "Admin/WatchStatus"),
+                ("everlook_parts_total", "Search/BatchSearch"),
+                ("everlook_parts_total", "Catalog/Ingest"),
+            )
             for code in ("OK", *(fault.name for fault in FAULTS))
         ),
     ]:
-        assert registry.get_sample_value(name, labels) == 0
+        assert registry.get_sample_value(name, labels) == 0, (name, labels)
+
+
+def test_calls_are_there_for_every_method_before_the_first_and_for_no_code_of_a_caller() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    (family,) = metrics.calls.collect()
+    found = {(each.labels["rpc"], each.labels["code"]) for each in family.samples if each.name.endswith("_total")}
+    stubs = {"Search": SearchServicer, "Catalog": CatalogServicer, "Admin": AdminServicer}
+    methods = {f"{name}/{method}" for name, stub in stubs.items() for method in vars(stub) if method[0].isupper()}
+    assert len(methods) > 10
+    assert found == {(rpc, code) for rpc in methods for code in ("OK", *(fault.name for fault in FAULTS))}
 
 
 def test_only_a_bound_that_was_reached_is_a_refusal() -> None:

@@ -67,7 +67,8 @@ async def serve(settings: Settings) -> int:
         loop.add_signal_handler(number, asked_to_stop.set)
     async with App(settings) as app:
         print(
-            f"everlook: serving on {settings.host}:{app.port}, metrics on http://{settings.host}:{app.metrics_port}/metrics",
+            f"everlook: serving on {settings.host}:{app.port},"
+            f" metrics on http://{settings.metrics_address}:{app.metrics_port}/metrics",
             flush=True,
         )
         waits = [asyncio.create_task(event.wait()) for event in (asked_to_stop, app.failed)]

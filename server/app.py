@@ -207,7 +207,7 @@ class App:
         registry = metrics.registry
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
-        host, port = self._settings.host, self._settings.metrics_port
+        host, port = self._settings.metrics_address, self._settings.metrics_port
         try:
             http, thread = prometheus_client.start_http_server(port, host, registry=registry)
         except OSError as error:  # which says not where

@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: int = Field(50051, ge=0, le=65535)
     """gRPC port; 0 takes a free one."""
+    metrics_host: str | None = None
+    """Address of the Prometheus page, which anyone who reaches it may read; unset is that of --host."""
     metrics_port: int = Field(9464, ge=0, le=65535)
     """Port of the Prometheus page; 0 takes a free one."""
     tls_cert: Path | None = None
@@ -122,6 +124,11 @@ class Settings(BaseSettings):
     """Lines for people, or a JSON object for each entry."""
     otlp_endpoint: str | None = Field(None, pattern="^https?://.+")
     """URL of an OpenTelemetry collector (gRPC) that takes traces, such as http://127.0.0.1:4317; unset makes none."""
+
+    @property
+    def metrics_address(self) -> str:
+        """Where the Prometheus page listens."""
+        return self.metrics_host or self.host
 
     @field_validator("trainer_args", "indexer_args")
     @classmethod

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +139,23 @@ def test_a_start_on_a_port_that_is_taken_fails_and_leaves_nothing_open(
     with pytest.raises((OSError, RuntimeError)), running(tmp_path, **{taken: busy}):
         pass
     asyncio.run(start())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only one address of the loopback is there")
+def test_the_metrics_page_listens_where_it_is_told_and_nowhere_else(tmp_path: Path) -> None:
+    with running(tmp_path, metrics_host="127.0.0.2") as server:
+        port = server.app.metrics_port
+        with urllib.request.urlopen(f"http://127.0.0.2:{port}/metrics", timeout=TIMEOUT_S) as page:
+            assert b"everlook_calls_total" in page.read()
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), TIMEOUT_S):
+            pass
+        assert server.admin.Status(pb.StatusRequest(), timeout=TIMEOUT_S).serving
+
+
+def test_the_metrics_page_listens_by_default_where_the_server_does(tmp_path: Path) -> None:
+    for unset in ({}, {"metrics_host": ""}):
+        assert settings_of(tmp_path, host="10.0.0.8", **unset).metrics_address == "10.0.0.8"
+    assert settings_of(tmp_path, host="10.0.0.8", metrics_host="10.0.0.7").metrics_address == "10.0.0.7"
 
 
 def test_reflection_lists_the_services(server: Running) -> None:

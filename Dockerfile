@@ -1,8 +1,14 @@
 # Two images: `serve`, without torch, and `train`. Each RUN step is one of the Makefile's commands, which the tests run
 # without a container engine.
 #
+#   docker build --target train -t everlook-train .
+#   docker run --rm -v everlook:/data everlook-train export --data /data
 #   docker build --target serve -t everlook .
-#   docker run -p 50051:50051 -p 9464:9464 -v everlook:/data everlook
+#   docker run -p 127.0.0.1:50051:50051 -p 127.0.0.1:9464:9464 -v everlook:/data everlook
+#
+# `export` makes the first model, once: the server cannot start without, and has no torch to make one. Without 127.0.0.1
+# other machines reach the server; give it a certificate before (docs/operations.md). deploy/compose.yaml does all of it,
+# with a trainer.
 
 FROM python:3.11-slim AS base
 RUN apt-get update && apt-get install -y --no-install-recommends make && rm -rf /var/lib/apt/lists/*

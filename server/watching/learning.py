@@ -133,8 +133,8 @@ class LearningProgress:
         return found.difference(self._learning.cohort_of(self._engine.live.current.generation.model.id))
 
     def _ripe_since(self) -> float | None:
-        """When the stage that has waited longest became ripe, or its training began; None when none waits. It still waits
-        when the trainer that said so has died since."""
+        """When the stage that has waited longest became ripe, or its training began; None when none waits. It still
+        waits when the trainer that said so has died since."""
         since = []
         if (running := self._learning.running()) is not None:
             since.append(running.created_at)

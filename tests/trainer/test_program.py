@@ -179,6 +179,24 @@ class TestWhatIsTaught:
         shop.fill("d", "e", "f")
         assert ripe_since() > first
 
+    def test_what_was_tried_in_vain_waits_no_longer_than_the_new_categories_that_it_joins(
+        self, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: object) -> Outcome:
+            shop.fill("d", "e", "f")
+            return Outcome("rejected", "it is only a test")
+
+        monkeypatch.setattr(teach, "teach", refused)
+        shop.fill("a", "b", "c")
+        once(shop)
+        ended = time.time()
+        of_model(shop, base=shop.model)
+        once(shop)
+        said = read_activity(shop.data, "trainer")
+        assert said is not None
+        assert said.ripe == 6
+        assert said.ripe_since >= ended
+
     @pytest.mark.parametrize("failing", ["trainer.program.stages.begin", "trainer.teach.check"])
     def test_one_that_fails_to_begin_again_and_again_has_said_since_when_it_should(
         self, failing: str, shop: Shop, monkeypatch: pytest.MonkeyPatch

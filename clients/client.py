@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -150,8 +151,9 @@ class Client:
         window, request = Window(limits or IngestLimits(), self._ingest_retries), id_of_call()
 
         def open_stream(requests: Iterator[bytes]) -> Any:
-            call: Any = self._open_channel().stream_stream(wire.INGEST_PATH)
-            return call(requests, timeout=window.limits.stream_s, metadata=self._with(request))
+            with self._closing():
+                call: Any = self._open_channel().stream_stream(wire.INGEST_PATH)
+                return call(requests, timeout=window.limits.stream_s, metadata=self._with(request))
 
         return iter(IngestStream(open_stream, items, window, request))
 
@@ -219,9 +221,10 @@ class Client:
         timeout_s: after so many seconds it raises DeadlineExceeded; None is never. Errors: Unavailable, too, when the
         server stops; it is not tried again.
         """
-        invoke: Any = self._open_channel().unary_stream(wire.WATCH_PATH)
         request = id_of_call()
-        call = invoke(wire.WATCH_REQUEST, timeout=timeout_s, metadata=self._with(request))
+        with self._closing():
+            invoke: Any = self._open_channel().unary_stream(wire.WATCH_PATH)
+            call = invoke(wire.WATCH_REQUEST, timeout=timeout_s, metadata=self._with(request))
         try:
             for message in call:
                 yield wire.event(message)
@@ -241,13 +244,24 @@ class Client:
             raise Cancelled("this client is closed")
         return self._channel
 
+    @contextlib.contextmanager
+    def _closing(self) -> Iterator[None]:
+        """Where a call begins on a channel that another thread may close: gRPC raises a ValueError then."""
+        try:
+            yield
+        except ValueError:
+            if not self._closed:
+                raise
+            raise Cancelled("this client is closed") from None
+
     def _run(self, call: wire.Call[T], timeout_s: float | None) -> T:
         deadline_s = max(self._timeout_s, call.patience_s) if timeout_s is None else timeout_s
         attempts, request = Attempts(ONCE if call.once else self._retries, deadline_s), id_of_call()
         while True:
             try:
-                invoke: Any = self._open_channel().unary_unary(call.path)
-                answer = invoke(call.request, timeout=attempts.remaining_s, metadata=self._with(request))
+                with self._closing():
+                    invoke: Any = self._open_channel().unary_unary(call.path)
+                    answer = invoke(call.request, timeout=attempts.remaining_s, metadata=self._with(request))
                 return call.answer(answer)
             except grpc.RpcError as failed:
                 if self._closed:

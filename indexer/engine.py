@@ -106,6 +106,7 @@ class Engine:
             stack.enter_context(Lock(self.data))
             sweep(self.data.root)
             sweep(self.data.verdicts)
+            sweep(self.data.requests)
             sweep_generations(self.data)
             self.catalogue = stack.enter_context(Catalogue.open(options.database_url or self.data.catalogue_url))
             self._devices = devices = self._devices or available.detect()

@@ -81,7 +81,8 @@ def _rejected_models(data: DataDir, infos: Sequence[GenerationInfo], references:
             manifest, gates = load_manifest(folder, verify=False), load_gates(folder)
             load_lineage(folder)
         except Damaged as error:
-            yield _unreadable(folder, error)
+            with contextlib.suppress(FileNotFoundError):  # housekeeping has removed it meanwhile
+                yield _unreadable(folder, error)
             continue
         if not passed(gates):
             message = pb.Generation(

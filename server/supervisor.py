@@ -170,9 +170,11 @@ class Supervisor:
         try:
             return _words(await process.wait())
         finally:
-            await self._end(name, process)
-            await asyncio.to_thread(relay.join, _LAST_LINES_S)
-            child.pid = 0
+            try:
+                await self._end(name, process)
+                await asyncio.to_thread(relay.join, _LAST_LINES_S)
+            finally:
+                child.pid = 0
 
     async def _end(self, name: str, process: Process) -> None:
         """SIGTERM, and SIGKILL for all of its session when that does not help. Nothing for one that has ended."""

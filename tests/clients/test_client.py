@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -166,6 +167,26 @@ def test_closing_the_client_raises_cancelled_in_the_call_of_another_thread(deaf:
         time.sleep(0.1)
         client.close()
         assert isinstance(call.exception(), errors.Cancelled)
+
+
+def test_a_client_that_is_closed_just_before_its_call_begins_says_so(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for call in (
+        lambda client: client.status(),
+        lambda client: list(client.watch()),
+        lambda client: list(client.ingest([(Item("a", "b"), photo("red"))])),
+    ):
+        client = Client(server.target, retries=QUICK)
+        channel = client._open_channel()
+
+        def closed_meanwhile(client: Client = client, channel: grpc.Channel = channel) -> grpc.Channel:
+            client.close()
+            return channel
+
+        monkeypatch.setattr(client, "_open_channel", closed_meanwhile)
+        with pytest.raises(errors.Cancelled, match="closed"):
+            call(client)
 
 
 def test_a_closed_client_says_so(server: FakeServer) -> None:

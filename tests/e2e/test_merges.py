@@ -15,6 +15,7 @@ import indexer.merging
 from indexer.catalogue import Photo, Put
 from indexer.datadir import DataDir
 from indexer.engine import Engine, Options
+from indexer.files import STAGING
 from indexer.generation import numbers, remove_stale
 from indexer.images import preprocess
 from indexer.index import SearchParams, Segment
@@ -136,3 +137,13 @@ def test_generations_that_a_kill_left_over_are_removed_at_the_next_start(tmp_pat
     with Engine(data) as engine:
         assert engine.live.current.generation.number == live
         assert numbers(data) == [live]
+
+
+@pytest.mark.parametrize("folder", ["verdicts", "requests", "generations"])
+def test_what_a_kill_left_half_written_is_removed_at_the_next_start(tmp_path: Path, folder: str) -> None:
+    data = DataDir(tiny_data(tmp_path))
+    data.create()
+    left = data.root / folder / f"{STAGING}left"
+    left.write_text("half of it")
+    with Engine(data):
+        assert not left.exists()

@@ -11,7 +11,8 @@ difference of two independent shares. What has changed since the latest swap is 
 measured right after it for the reference.
 
 Of cohorts taken together drift is the mean of theirs, weighted with the probes that there are now: cohorts that have
-grown at different rates move the pooled share without any of them having changed.
+grown at different rates move the pooled share without any of them having changed. One of many that collapses hardly
+moves it either, so that the worst of those without a series of their own is told apart.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from fractions import Fraction
 from typing import Final
 
 from indexer.catalogue import CohortCounts
+from indexer.gates import Z
 from indexer.recall import wilson
 
 ALL: Final = "all"
 WAITING: Final = "waiting"
 OLDER: Final = "older"
+WORST_OF_OLDER: Final = "worst of older"
+LEAST_PROBES: Final = 10  # of fewer, now or in the reference, no alert says anything
 MOST_NUMBERS: Final = 12  # cohorts with a series of their own
 
 
@@ -54,6 +58,11 @@ class Drift:
     """Recall@1 now, less the reference."""
     error: float
     """Standard error of the change."""
+
+    @property
+    def high(self) -> float:
+        """What the true change is hardly above: one-sided 95 %."""
+        return self.change + Z * self.error
 
 
 def labelled(cohorts: Sequence[CohortCounts]) -> dict[str, list[CohortCounts]]:
@@ -127,6 +136,21 @@ def drift(
         sum(count * (each.recall_1 - reference.recall_1) for each, reference, count in compared) / in_total,
         math.sqrt(sum((count * _error(each, reference)) ** 2 for each, reference, count in compared)) / in_total,
     )
+
+
+def worst(
+    cohorts: Sequence[CohortCounts], references: Mapping[int, CohortCounts], in_all: Mapping[int | None, int]
+) -> CohortCounts | None:
+    """The cohort that has fallen most as far as sampling error lets one say, be it little: that whose drift has the
+    lowest upper bound. Of those with `LEAST_PROBES` now and in the reference, or one of which nothing can be said would
+    hide one that has collapsed; None where there is none."""
+    highs = [
+        (found.high, number, each)
+        for number, each in enumerate(cohorts)
+        if (found := drift([each], references, in_all)) is not None
+        and min(found.probes, found.reference_probes) >= LEAST_PROBES
+    ]
+    return min(highs)[2] if highs else None
 
 
 def _error(now: CohortCounts, before: CohortCounts) -> float:

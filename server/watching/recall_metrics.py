@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from indexer.catalogue import CohortCounts
-from server.watching.cohorts import drift, labelled, pooled
+from server.watching.cohorts import OLDER, WORST_OF_OLDER, drift, labelled, pooled, worst
 from server.watching.probes import Measured
 
 _SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -97,9 +97,12 @@ def _drifts(
     references: Mapping[int, CohortCounts],
     in_all: Mapping[int | None, int],
 ) -> Iterator[Metric]:
-    """Five families: the reference and its probes; the drift against it, its error and its probes."""
+    """Five families: the reference and its probes; the drift against it, its error and its probes. The worst of the
+    older cohorts has a label here: in their mean it does not show."""
     families = [_family(name, text, "cohort") for name, text in names]
-    for label, cohorts in labels.items():
+    fallen = worst(labels.get(OLDER, ()), references, in_all)
+    told_apart = {} if fallen is None else {WORST_OF_OLDER: [fallen]}
+    for label, cohorts in {**labels, **told_apart}.items():
         found = drift(cohorts, references, in_all)
         if found is not None:
             values = (found.reference, found.reference_probes, found.change, found.error, found.probes)

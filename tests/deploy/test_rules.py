@@ -18,6 +18,7 @@ from indexer.gates import RecallLimits, Z
 from indexer.stages import StageRule
 from server.metrics import Metrics
 from server.status import FAULTS
+from server.watching import cohorts
 from server.watching.limits import WatchLimits
 from tests.conftest import ROOT
 from tests.deploy.documented import faults
@@ -164,6 +165,12 @@ def test_the_report_judges_drift_as_the_alert_does() -> None:
         assert number("EverlookRecallDropped", rf"everlook_probe_recall_{probes} >= (\d+)") == figures.LEAST_PROBES
     recorded = r"drift_ratio \+ ([\d.]+) \* everlook_probe_recall_drift_error"
     assert number("instance_cohort:everlook_probe_recall_drift_ratio:high", recorded) == figures.Z_ONE_SIDED
+
+
+def test_no_older_cohort_that_is_told_apart_has_too_few_probes_for_an_alert() -> None:
+    """Or it would hide one that has enough."""
+    for name in ("EverlookRecallFell", "EverlookRecallDropped", "EverlookRecallCollapsed"):
+        assert {int(each) for each in re.findall(r"probes >= (\d+)", EXPRESSIONS[name])} == {cohorts.LEAST_PROBES}
 
 
 def test_the_limit_of_slow_searches_is_a_bucket() -> None:

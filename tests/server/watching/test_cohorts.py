@@ -233,9 +233,7 @@ def worst_of_all(now: Sequence[CohortCounts], references: Mapping[int, CohortCou
     return worst(now, references, searched(now))
 
 
-def test_the_worst_cohort_is_that_which_has_fallen_for_certain_and_not_that_which_has_fallen_far_by_its_few_probes() -> (
-    None
-):
+def test_the_worst_cohort_is_one_that_has_fallen_for_certain_and_not_one_whose_few_probes_say_so() -> None:
     """Upper bounds: -0.4 + 0.341 of ten probes, -0.25 + 0.094 of a hundred."""
     references = {0: counts(0, 8, 10), 1: counts(1, 90, 100), 2: counts(2, 450, 500)}
     now = [counts(0, 4, 10), counts(1, 65, 100), counts(2, 450, 500)]

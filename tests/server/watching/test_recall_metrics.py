@@ -133,13 +133,39 @@ def test_forty_cohorts_have_no_more_series_than_the_labels_that_are_bounded(page
     page.last = measured([*cohorts, CohortCounts(None, 10, 5, 6, 7)], {each.cohort or 0: each for each in cohorts})
     numbers = ["0", "older", *map(str, range(29, 40))]
     assert page.cohorts("ratio") == ["all", *numbers, "waiting"]
-    assert page.cohorts("drift_ratio") == ["all", *numbers]
+    assert page.cohorts("drift_ratio") == ["all", *numbers, "worst of older"]
     assert page.value("probes", cohort="older") == 280
     assert page.value("drift_ratio", cohort="older") == 0.0
     page.after_swap = {each.cohort or 0: each for each in cohorts}
     page.metrics.observe(page.last)
-    assert page.cohorts("since_swap_ratio") == ["all", *numbers]
+    assert page.cohorts("since_swap_ratio") == ["all", *numbers, "worst of older"]
     assert sum(len(family.samples) for family in page.registry.collect()) < 320
+
+
+def test_one_of_thirty_cohorts_that_collapses_has_a_drift_of_its_own_though_it_is_among_the_older_ones(
+    page: Page,
+) -> None:
+    """From 90 % to 30 %: of the eighteen that are taken together it is three points."""
+    before = [CohortCounts(stage, 500, 450, 480, 490) for stage in range(30)]
+    now = [CohortCounts(each.cohort, 500, 150, 200, 250) if each.cohort == 7 else each for each in before]
+    page.last, page.after_swap = measured(now, dict(enumerate(before))), dict(enumerate(before))
+    page.metrics.observe(page.last)
+    assert page.value("drift_ratio", cohort="older") == pytest.approx(-0.6 / 18)
+    for drift in ("drift", "since_swap"):
+        change = page.value(f"{drift}_ratio", cohort="worst of older")
+        error = page.value(f"{drift}_error_ratio", cohort="worst of older")
+        assert change == pytest.approx(-0.6)
+        assert error == pytest.approx(0.0245, abs=1e-4)  # sqrt((151 351 + 451 51) / 502^2 500)
+        assert page.value(f"{drift}_probes", cohort="worst of older") == 500
+    assert page.value("reference_ratio", cohort="worst of older") == 0.9
+    assert page.value("reference_probes", cohort="worst of older") == 500
+    assert "worst of older" not in page.cohorts("ratio")
+
+
+def test_where_no_cohorts_are_taken_together_none_of_them_is_the_worst(page: Page) -> None:
+    cohorts = [CohortCounts(stage, 10, 5, 6, 7) for stage in range(12)]
+    page.last = measured(cohorts, dict(enumerate(cohorts)))
+    assert page.cohorts("drift_ratio") == ["all", *map(str, range(12))]
 
 
 def test_series_of_what_is_gone_disappear_and_all_do_while_nothing_is_measured(page: Page) -> None:

@@ -226,6 +226,14 @@ def test_what_fails_through_the_servers_fault_is_the_same_for_a_rule_as_for_the_
     assert [codes for codes in named if "INTERNAL" in codes] == [faults_of_server] * 3
 
 
+@pytest.mark.parametrize("page", ["docs/metrics.md", "docs/operations.md", "deploy/prometheus/rules/alerts.yml"])
+def test_whoever_reads_of_the_servers_faults_reads_of_all(page: str) -> None:
+    text = " ".join((ROOT / page).read_text().split())
+    lists = re.findall(r"\bINTERNAL(?:(?:, | or | and |\|)[A-Z_]{3,})+", text)
+    assert lists
+    assert [each for each in lists if set(re.findall(r"[A-Z_]+", each)) != {code.name for code in FAULTS}] == []
+
+
 def test_the_docs_say_from_how_many_searches_on_an_alert_of_watched_queries_can_fire() -> None:
     limits, text = WatchLimits(), (ROOT / "docs" / "operations.md").read_text()
 

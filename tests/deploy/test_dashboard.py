@@ -31,7 +31,7 @@ VARIABLES = {"$instance": "host:9464", "$cohort": "all", "$__rate_interval": "1m
 def expressions() -> dict[str, str]:
     """Each expression of panels and annotations, as Prometheus gets it, by where it stands."""
     shown = {f"{panel['title']}, {each['refId']}": each["expr"] for panel in DRAWN for each in panel["targets"]}
-    shown |= {f"annotation {each['name']}": each["expr"] for each in DASHBOARD["annotations"]["list"]}
+    shown |= {f"annotation {each['name']}": each["target"]["expr"] for each in DASHBOARD["annotations"]["list"]}
     for name, value in VARIABLES.items():
         shown = {where: expr.replace(name, value) for where, expr in shown.items()}
     return shown
@@ -71,6 +71,23 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict[str, Any]) -> 
     references = [target["refId"] for target in panel["targets"]]
     assert len(set(references)) == len(references) > 0
     assert all(target["datasource"] == panel["datasource"] for target in panel["targets"])
+
+
+@pytest.mark.parametrize("annotation", DASHBOARD["annotations"]["list"], ids=lambda each: each["name"])
+def test_an_annotation_has_its_query_where_panels_have_theirs(annotation: dict[str, Any]) -> None:
+    """How events are made of the answer, Grafana's support of Prometheus reads beside it (@grafana/prometheus 12.1)."""
+    target = annotation["target"]
+    assert target.keys() == {"refId", "datasource", "expr", "interval"}
+    assert target["datasource"] == annotation["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert annotation.keys() - {"target", "datasource"} == {
+        "name",
+        "enable",
+        "hide",
+        "iconColor",
+        "titleFormat",
+        "textFormat",
+        "useValueForTime",
+    }
 
 
 def test_every_variable_that_is_used_is_one_of_the_dashboard_or_of_grafana() -> None:

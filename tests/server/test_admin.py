@@ -32,7 +32,6 @@ OTHERS = [id for id in (f"item-{n}" for n in range(100)) if not is_probe(id)]
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admin, "_LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr(admin, "_BEGIN_WITHIN_S", 0.5)
     monkeypatch.setattr(teaching, "_LOOK_EVERY_S", 0.02)
 
 
@@ -121,7 +120,7 @@ def test_a_candidate_goes_live_by_itself_and_its_categories_are_trained(tmp_path
         ]
         cohorts = [each.cohort if each.HasField("cohort") else None for each in response.categories]
         assert cohorts == [0, 0, None]
-        assert 'everlook_swaps_total{result="ok"} 1.0' in server.scrape()
+        wait_for(lambda: 'everlook_swaps_total{result="ok"} 1.0' in server.scrape())
 
 
 def test_a_held_candidate_is_ready_until_a_person_promotes_it_and_can_be_rolled_back(held: Running) -> None:
@@ -183,18 +182,21 @@ def test_a_swap_that_cannot_be_is_refused_by_its_reason(held: Running) -> None:
 def trainer(
     server: Running, *, deaf: bool = False, ends: stages.State = "cancelled", gathers_s: float = 0.0
 ) -> Iterator[list[stages.Training]]:
-    """A trainer that begins what is asked for, and stops it where that is asked for; yields what it has begun."""
+    """A trainer that begins what is asked for, and stops it where that is asked for; yields what it has begun.
+
+    One that gathers says so from the start, so that no request comes before the word, and goes on for `gathers_s`.
+    """
     data = data_of(server)
     reporter, stop, began = Reporter(data, "trainer"), threading.Event(), list[stages.Training]()
+    words = f"{stages.GATHERS} 3 new categories" if gathers_s else "waiting"
 
     def work() -> None:
         while not stop.wait(0.02):
-            reporter.say(Activity("waiting"))
+            reporter.say(Activity(words))
             asked = stages.requested_training(data)
             if asked is not None and not deaf:
-                until = time.monotonic() + gathers_s
-                while time.monotonic() < until and not stop.wait(0.02):
-                    reporter.say(Activity("gathers the photos of 3 new categories"))
+                if stop.wait(gathers_s):
+                    return
                 chosen = asked.categories or ("apple", "pear", "plum")
                 began.append(begun(data, len(began) + 1, chosen, stage=len(began), request=asked.id))
                 stages.withdraw(data, asked)
@@ -205,7 +207,7 @@ def trainer(
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        wait_for(lambda: [each.activity for each in status(server).programs if each.name == "trainer"] == ["waiting"])
+        wait_for(lambda: [each.activity for each in status(server).programs if each.name == "trainer"] == [words])
         yield began
     finally:
         stop.set()
@@ -264,7 +266,10 @@ def test_without_a_trainer_nothing_is_asked_for(idle: Running) -> None:
     assert stages.requested_training(data_of(idle)) is None
 
 
-def test_a_request_that_the_trainer_does_not_take_up_is_withdrawn(idle: Running) -> None:
+def test_a_request_that_the_trainer_does_not_take_up_is_withdrawn(
+    idle: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "_BEGIN_WITHIN_S", 0.3)
     with trainer(idle, deaf=True):
         code, reason, words = refused(start, idle)
         assert (code, reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_SERVING")
@@ -272,23 +277,33 @@ def test_a_request_that_the_trainer_does_not_take_up_is_withdrawn(idle: Running)
         assert stages.requested_training(data_of(idle)) is None
 
 
-def test_a_trainer_that_gathers_the_photos_is_waited_for(held: Running) -> None:
-    with trainer(held, gathers_s=1.5) as began:
+def test_a_trainer_that_gathers_the_photos_is_waited_for(held: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "_BEGIN_WITHIN_S", 0.0)
+    with trainer(held, gathers_s=0.5) as began:
         assert start(held, "apple", "pear") == 0
         assert began[0].categories == ("apple", "pear")
 
 
-def test_but_no_longer_than_its_caller_waits(held: Running) -> None:
-    with trainer(held, gathers_s=3.0):
+@pytest.fixture
+def answers_early(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The deadline of a caller whom the server lets wait 0.3 s, and then has all the rest of it for the answer."""
+    monkeypatch.setattr(admin, "_TO_ANSWER_S", 15.0)
+    return 15.3
+
+
+def test_but_no_longer_than_its_caller_waits(
+    held: Running, answers_early: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "_BEGIN_WITHIN_S", 0.0)
+    with trainer(held, gathers_s=60.0):
         with pytest.raises(grpc.RpcError) as failed:
-            held.admin.StartTraining(pb.StartTrainingRequest(), timeout=1.5)
+            held.admin.StartTraining(pb.StartTrainingRequest(), timeout=answers_early)
         error: Any = failed.value
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert stages.requested_training(data_of(held)) is None
 
 
-def test_a_caller_that_hangs_up_takes_its_request_along(idle: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin, "_BEGIN_WITHIN_S", TIMEOUT_S)
+def test_a_caller_that_hangs_up_takes_its_request_along(idle: Running) -> None:
     with trainer(idle, deaf=True):
         call = idle.admin.StartTraining.future(pb.StartTrainingRequest(), timeout=TIMEOUT_S)
         wait_for(lambda: stages.requested_training(data_of(idle)) is not None)
@@ -296,9 +311,9 @@ def test_a_caller_that_hangs_up_takes_its_request_along(idle: Running, monkeypat
         wait_for(lambda: stages.requested_training(data_of(idle)) is None)
 
 
-def test_a_deadline_shorter_than_the_trainers_time_is_kept(idle: Running) -> None:
+def test_a_deadline_shorter_than_the_trainers_time_is_kept(idle: Running, answers_early: float) -> None:
     with trainer(idle, deaf=True), pytest.raises(grpc.RpcError) as failed:
-        idle.admin.StartTraining(pb.StartTrainingRequest(), timeout=0.7)
+        idle.admin.StartTraining(pb.StartTrainingRequest(), timeout=answers_early)
     error: Any = failed.value
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 

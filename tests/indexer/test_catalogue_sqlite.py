@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.catalogue import Applied, Catalogue, Delete, Outcome
+from indexer.catalogue import Applied, Catalogue, Delete, Outcome, database
 from indexer.catalogue.database import SqliteDatabase
 from indexer.errors import CatalogueDamaged, StorageFull
 from tests.indexer.catalogues import fresh_url, photo, put
@@ -113,7 +113,7 @@ def test_every_acknowledged_item_survives_kill_9_at_a_random_instant(tmp_path: P
     chance = random.Random(8)
     acknowledged: dict[str, int] = {}
     for kill in range(10):
-        acknowledged |= _killed_while_it_acknowledges(url, str(kill), chance.uniform(0.01, 0.25))
+        acknowledged |= _killed_while_it_acknowledges(url, str(kill), chance.randint(6, 40), chance.uniform(0, 0.02))
         with Catalogue.open(url) as catalogue:
             catalogue.verify()
             entries = {entry.id: entry.seq for entry in catalogue.entries()}
@@ -124,13 +124,15 @@ def test_every_acknowledged_item_survives_kill_9_at_a_random_instant(tmp_path: P
     assert len(acknowledged) > 50
 
 
-def _killed_while_it_acknowledges(url: str, name: str, after_s: float) -> dict[str, int]:
-    """Runs a writer in a process of its own, kills it some seconds after its first word, and returns what it said."""
+def _killed_while_it_acknowledges(url: str, name: str, after: int, after_s: float) -> dict[str, int]:
+    """Runs a writer in a process of its own, kills it `after_s` seconds after its `after`-th word, and returns what it
+    said."""
     child = subprocess.Popen([sys.executable, "-c", _ACKNOWLEDGES, url, name], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     with child, child.stdout:
-        lines = [child.stdout.readline()]
-        threading.Timer(after_s, child.send_signal, [signal.SIGKILL]).start()
+        lines = [child.stdout.readline() for _ in range(after)]
+        time.sleep(after_s)
+        child.kill()
         lines += child.stdout.readlines()
     assert child.returncode == -signal.SIGKILL
     return {id: int(seq) for id, seq in (line.split() for line in lines if line.endswith("\n"))}
@@ -218,18 +220,18 @@ def test_readers_do_not_let_the_log_grow_without_bound(catalogue: Catalogue, mon
     assert largest < 8 << 20  # 20 MB were written
 
 
-def test_a_reader_that_stays_delays_the_writer_only_briefly(
-    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_that_stays_delays_the_writer_only_briefly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_S", 20.0)  # how long other statements wait
     monkeypatch.setattr(SqliteDatabase, "max_log_bytes", 1 << 20)
-    with sqlite_of(catalogue).read() as connection:
-        connection.exec_driver_sql("SELECT * FROM meta").all()
-        catalogue.apply([put(str(n), size=PHOTO_BYTES) for n in range(100)])
-        began = time.monotonic()
-        assert not catalogue.upkeep()
-        assert time.monotonic() - began < 2.0
-        (answer,) = catalogue.apply([put("0", size=PHOTO_BYTES)])
-        assert isinstance(answer, Applied)
-        assert answer.outcome is Outcome.UNCHANGED
-    catalogue.upkeep()
-    assert sqlite_of(catalogue).log_bytes() == 0
+    with Catalogue.open(fresh_url("sqlite", tmp_path)) as catalogue:
+        with sqlite_of(catalogue).read() as connection:
+            connection.exec_driver_sql("SELECT * FROM meta").all()
+            catalogue.apply([put(str(n), size=PHOTO_BYTES) for n in range(100)])
+            began = time.monotonic()
+            assert not catalogue.upkeep()
+            assert time.monotonic() - began < 10.0
+            (answer,) = catalogue.apply([put("0", size=PHOTO_BYTES)])
+            assert isinstance(answer, Applied)
+            assert answer.outcome is Outcome.UNCHANGED
+        catalogue.upkeep()
+        assert sqlite_of(catalogue).log_bytes() == 0

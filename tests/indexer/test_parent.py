@@ -18,10 +18,12 @@ _PROGRAM = """
 import os, signal, sys, time
 from indexer.parent import end_with_parent
 if sys.argv[1] == "polite":
+    grace_s = 60.0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 else:
+    grace_s = 0.05
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-end_with_parent(os.environ, grace_s=0.05)
+end_with_parent(os.environ, grace_s=grace_s)
 print("ready", flush=True)
 time.sleep(60)
 """

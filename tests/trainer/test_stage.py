@@ -316,9 +316,10 @@ class interrupted_at:  # noqa: N801  # a context manager, as contextlib's own
         return self.line
 
 
-# Trains as the tests here do, with a checkpoint after each step, and says of each that it is done.
+# Trains as the tests here do, with a checkpoint after each step, and says of each that it is done. It does not get past
+# the end of step HELD_AT, so that a test that is late does not find it gone.
 CHILD = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 import torch
 from tests.trainer import test_stage
@@ -332,18 +333,23 @@ def killed(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 
+def after_step(progress):
+    print(progress.step, flush=True)
+    if progress.step == HELD_AT:
+        time.sleep(60)
+
 os.replace = killed
 test_stage.train(
     test_stage.learner(),
     Path(sys.argv[1]),
     checkpoint_s=test_stage.ALWAYS,
-    after_step=lambda progress: print(progress.step, flush=True),
+    after_step=after_step,
 )
 """
 
 
-def child(checkpoint: Path, killed_at_write: int = 0) -> subprocess.Popen[str]:
-    code = CHILD.replace("KILLED_AT_WRITE", str(killed_at_write))
+def child(checkpoint: Path, *, killed_at_write: int = 0, held_at: int = 0) -> subprocess.Popen[str]:
+    code = CHILD.replace("KILLED_AT_WRITE", str(killed_at_write)).replace("HELD_AT", str(held_at))
     command = [sys.executable, "-c", code, str(checkpoint), str(torch.get_num_threads())]
     path = os.pathsep.join([str(ROOT), str(ROOT / "proto")])
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True)
@@ -351,7 +357,7 @@ def child(checkpoint: Path, killed_at_write: int = 0) -> subprocess.Popen[str]:
 
 class TestKilled:
     def test_at_some_instant_it_goes_on_to_the_same_weights(self, whole: Weights, checkpoint: Path) -> None:
-        with child(checkpoint) as process:
+        with child(checkpoint, held_at=3) as process:
             assert process.stdout is not None
             assert [process.stdout.readline() for _ in range(2)] == ["1\n", "2\n"]
             process.send_signal(signal.SIGKILL)

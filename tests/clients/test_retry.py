@@ -72,11 +72,11 @@ def test_after_the_last_attempt_the_error_is_raised(server: FakeServer, call: An
 
 @both
 def test_no_pause_goes_beyond_the_deadline(server: FakeServer, call: Any) -> None:
-    server.fail("Status", Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=60))
+    server.fail("Status", Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=600))
     began = time.monotonic()
     with pytest.raises(errors.Overloaded):
-        call(server.target, "status", timeout_s=1)
-    assert time.monotonic() - began < 1
+        call(server.target, "status", timeout_s=20)
+    assert time.monotonic() - began < 20
 
 
 @both

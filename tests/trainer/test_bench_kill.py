@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.trainer import benches
+from tests.trainer import benches, slow_steps
 from trainer import protocol
 from trainer.bench import report
 from trainer.bench.config import Bench
@@ -58,7 +58,7 @@ def whole(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Everything:
     return benches.everything(bench, benches.do_all(read, tmp_path_factory.mktemp("whole")))
 
 
-def start(photos: Path, out: Path) -> subprocess.Popen[str]:
+def start(photos: Path, out: Path, *, step_s: float = 0.0) -> subprocess.Popen[str]:
     numbers = "--sizes 2,2 --train 0.7 --validation 0.25 --image-size 32 --p 2 --k 2 --seeds 0 --learning-rate 1e-5"
     steps = "--first-steps 200 --steps 150 --evaluate-every 50"
     jobs = ("--jobs", str(os.cpu_count()))  # one thread each
@@ -66,7 +66,7 @@ def start(photos: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*program, *numbers.split(), *steps.split(), *jobs, "--backbones", "tiny", "--methods", *METHODS],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", slow_steps.STEP_S: str(step_s)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -99,7 +99,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
 def test_ctrl_c_and_the_same_command_again_end_in_the_same_results(
     photos: Path, bench: Bench, whole: Everything, tmp_path: Path
 ) -> None:
-    process = start(photos, tmp_path)
+    process = start(photos, tmp_path, step_s=0.02)
     await_steps(process, tasks(bench)[0][0], tmp_path, 50)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it, to the workers too
     printed, errors = process.communicate(timeout=100)
@@ -116,7 +116,7 @@ def test_ctrl_c_and_the_same_command_again_end_in_the_same_results(
 def test_when_the_parent_is_killed_the_workers_end_and_the_same_command_goes_on(
     photos: Path, bench: Bench, whole: Everything, tmp_path: Path
 ) -> None:
-    process = start(photos, tmp_path)
+    process = start(photos, tmp_path, step_s=0.02)
     await_steps(process, tasks(bench)[0][0], tmp_path, 50)
     pids = workers(process)
     assert pids
@@ -132,7 +132,7 @@ def test_when_the_parent_is_killed_the_workers_end_and_the_same_command_goes_on(
 def test_when_a_worker_is_killed_the_others_go_on_and_so_does_the_same_command(
     photos: Path, bench: Bench, whole: Everything, tmp_path: Path
 ) -> None:
-    process = start(photos, tmp_path)
+    process = start(photos, tmp_path, step_s=0.02)
     mutual = benches.task(bench, "mutual")[0]
     await_steps(process, mutual, tmp_path, 50)
     held = next(pid for pid in workers(process) if holds(pid, mutual.folder(tmp_path)))

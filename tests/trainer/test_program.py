@@ -27,7 +27,7 @@ from indexer.programs import Reporter, read_activity
 from indexer.stages import Outcome, StageRule, Training
 from tests.conftest import ROOT
 from tests.indexer.catalogues import damage
-from tests.trainer import benches, shops
+from tests.trainer import benches, shops, slow_steps
 from tests.trainer.shops import RECIPE, Shop, open_shop
 from trainer import export, program, teach
 from trainer.__main__ import main
@@ -611,11 +611,13 @@ class TestStart:
         assert not stages.has_ended(shop.data, 1)
 
 
-def start(shop: Shop, *flags: str, module: str = "tests.trainer.tiny_program") -> subprocess.Popen[str]:
+def start(
+    shop: Shop, *flags: str, module: str = "tests.trainer.tiny_program", step_s: float = 0.0
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", module, "run", "--data", str(shop.data.root), *FLAGS, *flags],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", slow_steps.STEP_S: str(step_s)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -669,13 +671,13 @@ def test_killed_and_stopped_it_goes_on_to_the_same_model(shop: Shop, tmp_path: P
     for each in (shop, undisturbed):
         each.fill("a", "b", "c")
     steps = ("--steps", "120", "--checkpoint-s", "0.05", "--once")
-    killed = start(shop, *steps)
-    await_step(killed, shop, 20)
+    killed = start(shop, *steps, step_s=0.05)
+    await_step(killed, shop, 10)
     killed.kill()
     killed.communicate()
     assert not stages.has_ended(shop.data, 1)
-    stopped = start(shop, *steps)
-    await_step(stopped, shop, 60)
+    stopped = start(shop, *steps, step_s=0.05)
+    await_step(stopped, shop, 40)
     stopped.send_signal(signal.SIGTERM)
     _, errors = stopped.communicate(timeout=60)
     assert stopped.returncode == 0, errors

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -140,6 +141,17 @@ class ServerProcess:
     def client(self, timeout_s: float = 30.0) -> Client:
         """A client that does not try again."""
         return Client(self.target, timeout_s=timeout_s, retries=ONCE)
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of its Prometheus page, by name and labels as they stand there."""
+        with urllib.request.urlopen(self.metrics_url, timeout=30) as page:  # noqa: S310  # the server's own page
+            lines = page.read().decode().splitlines()
+        samples = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, value in samples}
+
+    def metric(self, sample: str) -> float:
+        """One of them; 0 when the page does not have it."""
+        return self.metrics().get(sample, 0.0)
 
     def kill(self) -> None:
         """SIGKILL, as a power loss does to a process; returns once it is gone."""

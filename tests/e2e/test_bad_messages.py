@@ -6,8 +6,9 @@ Each refusal is seen as any app sees it, by code and details, and as the Python 
 from __future__ import annotations
 
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
@@ -164,24 +165,44 @@ def test_bytes_that_are_no_http2_close_their_connection_only(shop: Shop) -> None
     assert shop.client.search(image=photo(5), k=1).hits[0].id == "item-5"
 
 
-def settle(shop: Shop) -> None:
-    """Waits until what was under way is written, as photos are whose embedding had begun when their caller left."""
-    before = None
-    while before != (before := shop.raw.state()):
-        time.sleep(0.3)
+CUT_OFF = 'everlook_calls_total{code="CANCELLED",rpc="Catalog/Ingest"}'
+BEGUN, COMMITTED = (f'everlook_stage_seconds_count{{lane="ingest",stage="{stage}"}}' for stage in ("queue", "commit"))
 
 
-@pytest.mark.parametrize("cut", ["cancelled", "disconnected"])
-def test_a_stream_cut_off_in_the_middle_leaves_whole_items_only(changing_shop: Shop, cut: str) -> None:
-    ids = {f"{cut}-{seed}": seed for seed in range(200, 260)}
+def settle(shop: Shop, cut_off: float) -> None:
+    """Waits until so many streams are cut off, and what they had under way is written, as photos are whose embedding
+    had begun when their caller left. For a server whose photos can all be read."""
+    wait_for(lambda: shop.process.metric(CUT_OFF) == cut_off)
+    shop.client.put(Item("behind them", "shelf"), photo(500))  # what waited before it was taken, or dropped
+    wait_for(lambda: (now := shop.process.metrics())[BEGUN] == now[COMMITTED])
+    shop.client.delete("behind them")
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("cut", "first"), [("cancelled", 200), ("disconnected", 400)])
+def test_a_stream_cut_off_in_the_middle_leaves_whole_items_only(changing_shop: Shop, cut: str, first: int) -> None:
+    ids = {f"{cut}-{seed}": seed for seed in range(first, first + 60)}
     acknowledged = []
+    cut_off, over = changing_shop.process.metric(CUT_OFF), threading.Event()
+
+    def requests() -> Iterator[pb.IngestRequest]:
+        for id, seed in ids.items():
+            yield pb.IngestRequest(item=pb.Item(id=id, category=cut), image=photo(seed))
+        over.wait(TIMEOUT_S)  # the stream does not end by itself
+
     with grpc.insecure_channel(changing_shop.process.target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        requests = (pb.IngestRequest(item=pb.Item(id=id, category=cut), image=photo(seed)) for id, seed in ids.items())
-        call = Stubs(channel).catalog.Ingest(requests, timeout=TIMEOUT_S)
+        call = Stubs(channel).catalog.Ingest(requests(), timeout=TIMEOUT_S)
         acknowledged.append(next(call).id)
         if cut == "cancelled":
             call.cancel()
-    settle(changing_shop)
+    settle(changing_shop, cut_off + 1)
+    over.set()
     written = {item.id: item for item in changing_shop.client.get_many(ids)}
     assert set(acknowledged) <= set(written)
     for id in written:

@@ -57,11 +57,13 @@ class Trial:
         return image
 
     def run(self, kills: int, longest_s: float) -> None:
-        """Kills the server so many times, each within `longest_s` of the stream's beginning, and checks after each."""
+        """Kills the server so many times, each within `longest_s` of the stream's beginning, and checks after each; the
+        last time once something has been acknowledged in any of them."""
         for number in range(kills):
             with ServerProcess(self.data, *FLAGS) as server:
                 self.check(server, everything=False)
-                self.write_until_killed(server, self.rng.uniform(0, longest_s))
+                last = number == kills - 1
+                self.write_until_killed(server, self.rng.uniform(0, longest_s), once_acknowledged=last)
             if number % 4 == 3:
                 start_and_kill(self.data, *FLAGS, after_s=self.rng.uniform(0, 2))
         with ServerProcess(self.data, *FLAGS) as server:
@@ -71,8 +73,9 @@ class Trial:
 
     # ------------------------------------------------------------------------------------------------ writing
 
-    def write_until_killed(self, server: ServerProcess, after_s: float) -> None:
-        """Streams new items, and changes old ones one by one, until the server is gone."""
+    def write_until_killed(self, server: ServerProcess, after_s: float, *, once_acknowledged: bool) -> None:
+        """Streams new items, and changes old ones one by one, until the server is gone: `after_s` after the beginning,
+        or after the first acknowledgement of all."""
         with grpc.insecure_channel(server.target) as channel, server.client() as client:
             stubs = Stubs(channel)
             with ThreadPoolExecutor(2) as writers:
@@ -80,6 +83,8 @@ class Trial:
                     writers.submit(self._stream, stubs),
                     writers.submit(self._change, client, random.Random(self.rng.random())),
                 ]
+                while once_acknowledged and not self.ledger.acknowledged and not writing[0].done():
+                    time.sleep(0.005)
                 time.sleep(after_s)
                 server.kill()
             for each in writing:

@@ -40,20 +40,24 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 def test_a_stop_answers_the_searches_under_way_and_refuses_new_ones(data: Path) -> None:
     flags = ("--threads", "1", "--max-batch", "1", "--drain-s", "60")
-    with ServerProcess(data, *flags) as server, server.client() as client, ThreadPoolExecutor(4) as callers:
-        under_way = [callers.submit(client.search, image=slow_photo()) for _ in range(4)]
-        _wait_for_queries(client, 2)
+    with ServerProcess(data, *flags) as server, server.client() as client, ThreadPoolExecutor(20) as callers:
+        under_way = [callers.submit(client.search, image=slow_photo()) for _ in range(20)]  # two seconds of work
+        _wait_for_queries(server, 20)
         server.ask_to_stop()
         _wait_until_refused(client)
-        assert [each.exception() for each in under_way] == [None] * 4
+        assert [each.exception() for each in under_way] == [None] * 20
         assert server.wait() == 0
 
 
-def _wait_for_queries(client: Client, count: int) -> None:
+def _wait_for_queries(server: ServerProcess, count: int) -> None:
+    """Until so many searches have come, in all."""
+    deadline = time.monotonic() + TIMEOUT_S
     while True:
-        depths = {each.name: each.depth for each in client.status().queues}
-        if depths["query"] >= count:
+        now = server.metrics()
+        taken = now.get('everlook_stage_seconds_count{lane="query",stage="queue"}', 0.0)
+        if taken + now['everlook_queue_depth{lane="query"}'] == count:
             return
+        assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
@@ -89,10 +93,9 @@ def test_a_stop_acknowledges_what_a_stream_has_sent_and_ends_it_as_unavailable(d
 
 
 def test_a_client_goes_on_with_its_ingest_when_the_server_comes_back(data: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    with ServerProcess(data, "--port", port) as server:
+    with ServerProcess(data) as server:
         target, restarted = server.target, threading.Event()
+        port = target.rpartition(":")[2]
 
         def items() -> Iterator[tuple[Item, bytes]]:
             for seed in range(60):

@@ -196,11 +196,13 @@ class Program:
         """Brings up to date what is known of the categories that wait; cheap when nothing has changed."""
         seen, began = (self._catalogue.last_seq, live), time.monotonic()
         same_model = self._seen is not None and self._seen[1] == live
-        if seen == self._seen or (same_model and not at_once and began < self._look_after):
+        now = time.time()
+        ahead = any(each.latest > now for each in self._waiting)  # seen while the clock was ahead
+        if not ahead and (seen == self._seen or (same_model and not at_once and began < self._look_after)):
             return
         cohorts = load_lineage(self._data.model(live)).cohorts
         learned = {name for cohort in cohorts for name in cohort}
-        self._waiting = self._sightings.dated(stages.waiting(self._catalogue, learned, self._damaged))
+        self._waiting = self._sightings.dated(stages.waiting(self._catalogue, learned, self._damaged), now)
         self._cohorts = len(cohorts)
         self._tried = stages.tried_in_vain(self._data, learned)
         self._seen = seen

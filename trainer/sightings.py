@@ -2,7 +2,8 @@
 
 The catalogue knows only when an item was last changed, and a shop may bring the metadata of all items up to date each
 night: by that alone a category would never have waited for a day. What was seen is kept beside the program's news, so
-that no restart begins it anew:
+that no restart begins it anew. A time that lies ahead is of a clock that was ahead, and counts as now from when that is
+seen: nothing has to wait until such a time has come.
 
     programs/waiting.json  of each category that waits, and of no other: since when, its last photo's time, its photos,
                            since when it is ripe
@@ -47,10 +48,11 @@ class Sightings:
                 for name, (since, latest, photos, *ripe) in raw.items()  # an older version knew no `ripe`
             }
 
-    def dated(self, waiting: Iterable[Waiting]) -> list[Waiting]:
-        """All that wait, with `since` from when each was first seen, and `latest` from when its photos last changed."""
+    def dated(self, waiting: Iterable[Waiting], now: float) -> list[Waiting]:
+        """All that wait, with `since` from when each was first seen, and `latest` from when its photos last changed,
+        neither after `now` in Unix seconds."""
         given = list(waiting)
-        seen = {each.name: self._sighting(each) for each in given}
+        seen = {each.name: _not_after(now, self._sighting(each)) for each in given}
         if seen != self._of:
             self._of = seen
             self._write()
@@ -63,7 +65,7 @@ class Sightings:
         changed = {
             name: replace(each, ripe=now if name in names else 0.0)
             for name, each in self._of.items()
-            if (name in names) != bool(each.ripe)
+            if (name in names) != bool(each.ripe) or each.ripe > now
         }
         if changed:
             self._of |= changed
@@ -83,3 +85,7 @@ class Sightings:
         with contextlib.suppress(OSError):
             aside.write_text(json.dumps({name: astuple(each) for name, each in self._of.items()}), encoding="utf-8")
             aside.replace(self._path)
+
+
+def _not_after(now: float, each: _Sighting) -> _Sighting:
+    return replace(each, since=min(each.since, now), latest=min(each.latest, now))

@@ -158,6 +158,24 @@ class TestWhatIsTaught:
         assert since[0] == since[1]
         assert time.time() - 60 < since[0] <= time.time()
 
+    def test_what_a_clock_that_was_ahead_saw_waits_from_when_it_is_right_again(
+        self, shop: Shop, taught: list[Training], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        of_model(shop, base=shop.model)
+        program = Program(shop.data, shop.catalogue, settings(shop), Stopping())
+        right = time.time
+        with monkeypatch.context() as ahead:
+            ahead.setattr(time, "time", lambda: right() + 365 * 86_400)
+            shop.fill("a", "b", "c")
+            program.run()
+        before = time.time()
+        for _ in range(2):
+            program.run()
+        said = read_activity(shop.data, "trainer")
+        assert said is not None
+        assert said.ripe == 3
+        assert before <= said.ripe_since <= time.time()
+
     def test_a_restart_does_not_make_what_is_ripe_wait_anew_and_its_training_ends_it(
         self, shop: Shop, taught: list[Training]
     ) -> None:

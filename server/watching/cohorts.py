@@ -12,15 +12,17 @@ measured right after it for the reference.
 
 Of cohorts taken together drift is the mean of theirs, weighted with the probes that there are now: cohorts that have
 grown at different rates move the pooled share without any of them having changed. One of many that collapses hardly
-moves it either, so that the worst of those without a series of their own is told apart.
+moves it either, so that the worst of those without a series of their own is told apart: by a bound for all of them at
+once, since the lowest of many bounds that hold for one each is beneath its truth far more often than any of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from statistics import NormalDist
 from typing import Final
 
 from indexer.catalogue import CohortCounts
@@ -33,6 +35,7 @@ OLDER: Final = "older"
 WORST_OF_OLDER: Final = "worst of older"
 LEAST_PROBES: Final = 10  # of fewer, now or in the reference, no alert says anything
 MOST_NUMBERS: Final = 12  # cohorts with a series of their own
+_MISSES: Final = 0.05  # how often a bound, or all of a family together, may be beneath the truth: as `Z` has it
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Drift:
     change: float
     """Recall@1 now, less the reference."""
     error: float
-    """Standard error of the change."""
+    """Standard error of the change; of the worst of many, wider."""
 
     @property
     def high(self) -> float:
@@ -140,17 +143,26 @@ def drift(
 
 def worst(
     cohorts: Sequence[CohortCounts], references: Mapping[int, CohortCounts], in_all: Mapping[int | None, int]
-) -> CohortCounts | None:
-    """The cohort that has fallen most as far as sampling error lets one say, be it little: that whose drift has the
+) -> Drift | None:
+    """The drift of the cohort that has fallen most as far as sampling error lets one say, be it little: that with the
     lowest upper bound. Of those with `LEAST_PROBES` now and in the reference, or one of which nothing can be said would
-    hide one that has collapsed; None where there is none."""
-    highs = [
-        (found.high, number, each)
-        for number, each in enumerate(cohorts)
+    hide one that has collapsed; None where there is none.
+
+    The errors of the K that are compared are widened by z(1 - 0.05 / K) / z(0.95), so that `high` is a bound for all of
+    them together (Bonferroni). So far out a normal error is short for ten probes: where nothing has changed, the lowest
+    bound of a hundred such cohorts is below 0 more often than once in twenty times, but seldom below -0.1.
+    """
+    compared = [
+        found
+        for each in cohorts
         if (found := drift([each], references, in_all)) is not None
         and min(found.probes, found.reference_probes) >= LEAST_PROBES
     ]
-    return min(highs)[2] if highs else None
+    if not compared:
+        return None
+    z = NormalDist().inv_cdf
+    wider = z(1 - _MISSES / len(compared)) / z(1 - _MISSES)
+    return min((replace(each, error=wider * each.error) for each in compared), key=lambda each: each.high)
 
 
 def _error(now: CohortCounts, before: CohortCounts) -> float:

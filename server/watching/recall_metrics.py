@@ -98,12 +98,12 @@ def _drifts(
     in_all: Mapping[int | None, int],
 ) -> Iterator[Metric]:
     """Five families: the reference and its probes; the drift against it, its error and its probes. The worst of the
-    older cohorts has a label here: in their mean it does not show."""
+    older cohorts has a label here, since in their mean it does not show: with an error so wide that to judge by it as
+    by any other is to judge all of them at once."""
     families = [_family(name, text, "cohort") for name, text in names]
-    fallen = worst(labels.get(OLDER, ()), references, in_all)
-    told_apart = {} if fallen is None else {WORST_OF_OLDER: [fallen]}
-    for label, cohorts in {**labels, **told_apart}.items():
-        found = drift(cohorts, references, in_all)
+    drifts = {label: drift(cohorts, references, in_all) for label, cohorts in labels.items()}
+    drifts[WORST_OF_OLDER] = worst(labels.get(OLDER, ()), references, in_all)
+    for label, found in drifts.items():
         if found is not None:
             values = (found.reference, found.reference_probes, found.change, found.error, found.probes)
             for family, value in zip(families, values, strict=True):

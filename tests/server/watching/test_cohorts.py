@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 from indexer.catalogue import CohortCounts
 from indexer.recall import Recall, wilson
 from server.watching.cohorts import LEAST_PROBES, Drift, Estimate, drift, labelled, pooled, worst
+
+COLLAPSED = -0.1
+"""Below which an alert says so, by the bound."""
 
 
 def counts(cohort: int | None, found: int, probes: int) -> CohortCounts:
@@ -228,21 +232,62 @@ def test_probes_that_nothing_is_compared_with_are_not_behind_the_drift() -> None
     assert (found.probes, found.reference_probes) == (3, 3)
 
 
-def worst_of_all(now: Sequence[CohortCounts], references: Mapping[int, CohortCounts]) -> CohortCounts | None:
+def worst_of_all(now: Sequence[CohortCounts], references: Mapping[int, CohortCounts]) -> Drift | None:
     """Where all probes are searched."""
     return worst(now, references, searched(now))
 
 
 def test_the_worst_cohort_is_one_that_has_fallen_for_certain_and_not_one_whose_few_probes_say_so() -> None:
-    """Upper bounds: -0.4 + 0.341 of ten probes, -0.25 + 0.094 of a hundred."""
+    """Upper bounds: -0.4 + 0.341 of ten probes, -0.25 + 0.094 of a hundred; for three at once 2.128 for 1.645."""
     references = {0: counts(0, 8, 10), 1: counts(1, 90, 100), 2: counts(2, 450, 500)}
     now = [counts(0, 4, 10), counts(1, 65, 100), counts(2, 450, 500)]
-    assert worst_of_all(now, references) == now[1]
+    found = worst_of_all(now, references)
     (few, certain) = (drift_of_all([each], references) for each in now[:2])
     assert few is not None
     assert certain is not None
     assert few.high == pytest.approx(-0.4 + 1.645 * math.sqrt((5 * 7 + 9 * 3) / 12**2 / 10))
     assert certain.high < few.high
+    assert found is not None
+    assert replace(found, error=certain.error) == certain
+    assert found.error / certain.error == pytest.approx(2.128 / 1.645, rel=1e-3)
+
+
+def test_the_worst_of_one_cohort_is_that_cohort() -> None:
+    references = {0: counts(0, 80, 100)}
+    assert worst_of_all([counts(0, 60, 100)], references) == drift_of_all([counts(0, 60, 100)], references)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_of_a_hundred_cohorts_that_have_not_changed_the_worst_has_hardly_ever_collapsed_by_chance(share: float) -> None:
+    """Of ten to twenty probes each. At every share of these some cohort's own bound is over the limit more often."""
+    rng = np.random.default_rng(17)
+    by_itself = together = 0
+    for draw in range(400):
+        sizes = rng.integers(10, 21, (2, 100))
+        hits = rng.binomial(sizes, share).tolist()
+        now, before = (
+            [counts(stage, *each) for stage, each in enumerate(zip(found, probes, strict=True))]
+            for found, probes in zip(hits, sizes.tolist(), strict=True)
+        )
+        references = dict(enumerate(before))
+        found = worst_of_all(now, references)
+        assert found is not None
+        together += found.high < COLLAPSED
+        if draw < 100:
+            alone = [drift_of_all([each], references) for each in now]
+            by_itself += any(each is not None and each.high < COLLAPSED for each in alone)
+    assert by_itself > 0.1 * 100
+    assert together <= 0.05 * 400
+
+
+def test_one_of_thirty_that_collapses_is_the_worst_though_its_bound_is_for_all_of_them() -> None:
+    """From 90 % to 30 % of fifty probes."""
+    references = {stage: counts(stage, 45, 50) for stage in range(30)}
+    now = [counts(stage, 15 if stage == 7 else 45, 50) for stage in range(30)]
+    found = worst_of_all(now, references)
+    assert found is not None
+    assert found.change == pytest.approx(-0.6)
+    assert found.high < 3 * COLLAPSED
 
 
 def test_of_cohorts_of_which_nothing_can_be_said_none_is_the_worst() -> None:
@@ -252,7 +297,8 @@ def test_of_cohorts_of_which_nothing_can_be_said_none_is_the_worst() -> None:
     assert worst_of_all([], {}) is None
     assert worst_of_all(fallen, references) is None
     held = [*fallen, counts(3, 9, LEAST_PROBES)]
-    assert worst_of_all(held, references | {3: counts(3, 9, LEAST_PROBES)}) == held[3]
+    references |= {3: counts(3, 9, LEAST_PROBES)}
+    assert worst_of_all(held, references) == drift_of_all(held[3:], references)
 
 
 def test_the_error_is_about_as_large_as_the_scatter_of_simulated_differences() -> None:

@@ -2,7 +2,9 @@
 
 Pauses, not a low priority: a thread of the idle class that holds Python's lock would have every query wait until the
 processor comes back to it. What counts is the thread's own processor time: on a machine that stood still for a minute
-nothing was worked.
+nothing was worked. Not counted is what a GPU's owner thread (`indexer.index.gpu`) does while this one waits for it: one
+search of at most sixteen probes (`server.watching.probes`) between two pauses, which is all that a batch of live
+queries can wait for there on a watch's account.
 """
 
 from __future__ import annotations

@@ -245,7 +245,7 @@ class Engine:
         model = self._model_of(number)
         encoder = Encoder.load(self.data.model(model), devices, threads)
         segment = Segment.build(np.empty((0, encoder.manifest.dimension), np.float32), np.empty(0, np.uint64))
-        info = publish_generation(self.data, model, 0, segment)
+        info = publish_generation(self.data, model, 0, segment, above=self._last_number())
         set_live(self.data, info.number, self._been_live())
         return Generation(info, encoder, segment)
 
@@ -281,6 +281,15 @@ class Engine:
         except EverlookError as error:
             log.warning("the history of what went live cannot be read: %s", error)
             return []
+
+    def _last_number(self) -> int:
+        """The highest number of a generation by the history, which a restored backup has where no file knows it; 0
+        where it cannot be read."""
+        try:
+            return self.catalogue.history.last_generation()
+        except EverlookError as error:
+            log.warning("the history of what went live cannot be read: %s", error)
+            return 0
 
     def _entries(self, generation: Generation) -> Iterator[tuple[Entry, NDArray[np.float32] | None]]:
         """All live entries in the order of `seq`; with vectors where the main segment has none."""

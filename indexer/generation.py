@@ -121,11 +121,14 @@ def sweep_generations(data: DataDir) -> None:
 
 
 def publish_generation(
-    data: DataDir, model: str, seq: int, segment: Segment, gates: Sequence[Gate] = ()
+    data: DataDir, model: str, seq: int, segment: Segment, gates: Sequence[Gate] = (), *, above: int = 0
 ) -> GenerationInfo:
-    """Writes a generation, whole, under the next number, and returns what it says of itself. Errors: OSError."""
+    """Writes a generation, whole, under the next number, and returns what it says of itself.
+
+    above  a number that was given, where all files that say so may be lost. Errors: OSError
+    """
     with publishing(data):
-        info = GenerationInfo(_next_number(data), model, seq, time.time(), tuple(gates))
+        info = GenerationInfo(max(_next_number(data), above + 1), model, seq, time.time(), tuple(gates))
         note_number = partial(write_json, data.last_generation, {"number": info.number})
         with publish_folder(data.generation(info.number), check=note_number) as staging:
             segment.save(staging)
@@ -135,7 +138,8 @@ def publish_generation(
 
 def _next_number(data: DataDir) -> int:
     """Above every number that was ever given: what was read under a number stays true of it after its generation is
-    gone. Where last.json is lost, above every one that is there, or that live.json or a verdict still names."""
+    gone. Where last.json is lost, above every one that is there, or that live.json or a verdict still names. Where all
+    of them are, as in a restored backup, the catalogue's history knows (`publish_generation`, above)."""
     named: tuple[int, ...] = ()
     with contextlib.suppress(GenerationDamaged):  # the server rebuilds what is live, and names it anew
         live = read_live(data)

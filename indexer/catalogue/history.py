@@ -5,8 +5,10 @@ another model that went live. The reference of a cohort is what was measured rig
 went live: `reference_swaps` finds that, in the lineage of any model. `after_last_swap` is where the live model began.
 
 What was measured after swaps is kept for good. Of the rest there is everything of the last 31 days on which something
-was measured, and one a day before. Days that were measured are counted, and not days that have passed by a clock: one
-that is ahead for an hour makes nothing old.
+was measured, the day that has begun among them, and one a day before. Days that were measured are counted, and not days
+that have passed by a clock: one that is ahead for an hour makes nothing old. But what is measured once it is right
+again goes to the end of the day that it was ahead to, until that day is past: so of the newest day only the last five
+thousand measurements are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, exists, func, insert, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, false, func, insert, select, tuple_
 
 from indexer.catalogue.changes import in_parts
 from indexer.catalogue.database import Database
@@ -27,6 +29,8 @@ from indexer.catalogue.schema import recall, swaps
 DAY_S: Final = 86_400.0
 KEEP_DAYS: Final = 31  # the day that has begun, and thirty whole ones
 MOST_ROWS: Final = 20_000  # read at a time: measurements times their cohorts
+MOST_OF_NEWEST_DAY: Final = 5_000  # measurements: one every 20 s of a day
+_THIN_EVERY: Final = 200  # measurements, where the day does not end
 _FEW: Final = 10  # measurements that are read however many cohorts they have
 _MOST_REPEATED_SWAPS: Final = 1_000  # swaps back and forward that are kept; the first ones of each model all are
 
@@ -93,6 +97,7 @@ class History:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._thinned_on = -1.0  # the day, since 1970
+        self._since_thinned = 0
 
     # --------------------------------------------------------------------------------------------------- reads
 
@@ -107,6 +112,12 @@ class History:
         with self._database.read() as connection:
             row = connection.execute(select(*_SWAP).order_by(swaps.c.id.desc()).limit(1)).one_or_none()
         return None if row is None else SwapRecord(*row)
+
+    def last_generation(self) -> int:
+        """The highest number of a generation that went live or was measured; 0 where there is none."""
+        with self._database.read() as connection:
+            highest = [connection.execute(select(func.max(of.c.generation))).scalar_one() for of in (swaps, recall)]
+        return max(number or 0 for number in highest)
 
     def awaits_measurement(self, model: str) -> bool:
         """Whether a model went live in place of another one, and no measurement has been made for that yet."""
@@ -179,7 +190,8 @@ class History:
     # -------------------------------------------------------------------------------------------------- writes
 
     def append(self, measured: Measurement) -> None:
-        """Adds a measurement, which has cohorts. Once a day, thins out what is old."""
+        """Adds a measurement, which has cohorts. With the first of a day, and every few hundred, thins out what is
+        old."""
         rows = [
             {
                 "at": measured.at,
@@ -194,11 +206,14 @@ class History:
             }
             for each in measured.cohorts
         ]
-        if measured.at // DAY_S != self._thinned_on:
-            self.thin()
-            self._thinned_on = measured.at // DAY_S
         with self._database.write() as connection:
             connection.execute(insert(recall), rows)
+        if measured.cause is Cause.SWAP:
+            return  # of which everything is kept, and which begins no day
+        self._since_thinned += 1
+        if measured.at // DAY_S != self._thinned_on or self._since_thinned >= _THIN_EVERY:
+            self.thin()
+            self._thinned_on, self._since_thinned = measured.at // DAY_S, 0
 
     def append_swap(self, swap: SwapRecord) -> None:
         """Adds a swap; it is one `again`, too, where the model is in the history."""
@@ -219,10 +234,10 @@ class History:
             connection.execute(delete(swaps).where(swaps.c.id.in_(repeated.offset(_MOST_REPEATED_SWAPS))))
 
     def thin(self) -> int:
-        """Removes what is older than the 31 days and is not the first of its day, nor after a swap. Returns the
-        rows."""
-        removed = 0
+        """Removes what is older than the 31 days and is not the first of its day, and of the newest day what is too
+        much; nothing that was measured after a swap. Returns the rows."""
         with self._database.write() as connection:
+            removed = connection.execute(delete(recall).where(*_too_many_of_newest_day(connection))).rowcount
             old = (recall.c.cause != Cause.SWAP.value, recall.c.at < _kept_since(connection))
             times = connection.execute(select(recall.c.at).where(*old).distinct().order_by(recall.c.at)).scalars()
             for part in in_parts(beyond_the_first_of_each_day(times)):
@@ -240,6 +255,18 @@ def _kept_since(connection: Connection) -> float:
             break
         since = at // DAY_S * DAY_S
     return since
+
+
+def _too_many_of_newest_day(connection: Connection) -> tuple[ColumnElement[bool], ...]:
+    """The rows of the newest day (UTC) that are beyond its last MOST_OF_NEWEST_DAY measurements."""
+    ordinary = recall.c.cause != Cause.SWAP.value
+    newest: float | None = connection.execute(select(func.max(recall.c.at)).where(ordinary)).scalar_one()
+    if newest is None:
+        return (false(),)
+    of_day = (ordinary, recall.c.at >= newest // DAY_S * DAY_S)
+    times = select(recall.c.at).where(*of_day).distinct().order_by(recall.c.at.desc())
+    beyond = connection.execute(times.offset(MOST_OF_NEWEST_DAY).limit(1)).scalar_one_or_none()
+    return (*of_day, recall.c.at <= beyond) if beyond is not None else (false(),)
 
 
 _SWAP = (swaps.c.at, swaps.c.generation, swaps.c.model, swaps.c.base, swaps.c.cohort, swaps.c.again)

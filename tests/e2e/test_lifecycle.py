@@ -295,6 +295,7 @@ def test_a_backup_of_catalogue_and_models_is_enough_to_go_on_with_the_model_that
         generation = client.status().generation
         assert generation is not None
         assert generation.model.id == learned.model
+        assert generation.number > learned.number  # which the history names
         assert client.search(image=photo(7), k=1).hits[0].id == "item-7"
         assert server.stop() == 0
     live = read_live(DataDir(restored))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -55,7 +56,17 @@ def test_an_empty_history_has_nothing(history: History) -> None:
     assert history.last_swap() is None
     assert history.references("a") == {}
     assert not history.awaits_measurement("a")
+    assert history.last_generation() == 0
     assert history.thin() == 0
+
+
+def test_the_last_generation_is_the_highest_that_went_live_or_was_measured(history: History) -> None:
+    for number in (7, 3):
+        history.append_swap(SwapRecord(1.0, number, f"model {number}", "", None, False))
+    assert history.last_generation() == 7
+    history.append(Measurement(2.0, 9, "model 3", Cause.TIMER, (counts(0, 5),)))  # after merges
+    history.append(Measurement(3.0, 8, "model 3", Cause.TIMER, (counts(0, 5),)))
+    assert history.last_generation() == 9
 
 
 def test_a_model_goes_live_again_when_the_history_has_it_or_the_caller_says_so(history: History) -> None:
@@ -171,11 +182,37 @@ def test_of_the_old_there_is_one_a_day_and_all_that_was_measured_after_swaps(his
 
 
 def test_it_is_thinned_out_once_a_day_by_what_is_added(history: History) -> None:
-    for at in (1.0, 2.0, 3.0, *(day * DAY_S for day in range(1, KEEP_DAYS + 1))):
+    for at in (1.0, 2.0, 3.0, *(day * DAY_S for day in range(1, KEEP_DAYS))):
         history.append(measured(at, "a"))
     assert [each.at for each in history.measurements()][:4] == [1.0, 2.0, 3.0, DAY_S]
-    history.append(measured((KEEP_DAYS + 1) * DAY_S, "a"))
+    history.append(measured(KEEP_DAYS * DAY_S, "a", Cause.SWAP))  # a day of swaps alone is none of the thirty-one
+    assert [each.at for each in history.measurements()][:4] == [1.0, 2.0, 3.0, DAY_S]
+    history.append(measured(KEEP_DAYS * DAY_S + 1, "a"))
     assert [each.at for each in history.measurements()][:2] == [1.0, DAY_S]
+
+
+def test_a_clock_that_was_ahead_lets_its_last_day_grow_only_so_far(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured once it is right again goes to the end of that day, for as long as it was ahead."""
+    monkeypatch.setattr("indexer.catalogue.history.MOST_OF_NEWEST_DAY", 5)
+    monkeypatch.setattr("indexer.catalogue.history._THIN_EVERY", 4)
+    before = [100 * DAY_S + second for second in range(8)]
+    for at in before:
+        history.append(measured(at, "a"))
+    kept = [each.at for each in history.measurements()]
+    assert kept[-5:] == before[-5:]
+    ahead = at = 465 * DAY_S
+    history.append(measured(ahead, "a", Cause.SWAP))
+    for number in range(40):
+        at = math.nextafter(at, math.inf)
+        history.append(measured(at, "a", Cause.TIMER, counts(0, number % 10), counts(None, 1)))
+        assert len(history.measurements(since=ahead)) <= 1 + 5 + 4
+    assert history.measurements(since=ahead)[0].cause is Cause.SWAP  # what was measured after one stays
+    assert history.last_at() == at
+    history.thin()
+    assert [len(each.cohorts) for each in history.measurements(since=ahead)] == [1, 2, 2, 2, 2, 2]
+    assert [each.at for each in history.measurements()][: len(kept)] == kept  # of other days nothing goes for it
 
 
 def test_a_clock_that_is_ahead_costs_nothing_of_the_last_month(history: History) -> None:

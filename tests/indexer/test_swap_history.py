@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +174,39 @@ def test_a_history_that_cannot_be_read_keeps_no_server_from_starting(
     with caplog.at_level(logging.WARNING), Engine(data) as engine:
         assert engine.live.current.generation.number == 1
     assert "the disk is full" in caplog.text
+
+
+def test_a_restored_catalogue_gives_no_number_again_that_its_history_names(data: DataDir, engine: Engine) -> None:
+    engine.promote(candidate(engine, 1, ("a", "b")).number)
+    last = candidate(engine, 2, ("a", "b"), ("c", "d"))
+    engine.promote(last.number)
+    engine.record(Measurement(time.time(), last.number + 3, last.model, Cause.TIMER, (CohortCounts(0, 1, 1, 1, 1),)))
+    before = told(engine)
+    engine.__exit__(None, None, None)
+    forget_generations(data)
+    with Engine(data) as restored:
+        live = restored.live.current.generation.info
+        assert (live.number, live.model) == (last.number + 4, last.model)
+        assert told(restored) == before
+        assert candidate(restored, 3, ("a", "b")).number == live.number + 1
+
+
+def test_a_history_whose_numbers_cannot_be_read_stops_no_start(
+    data: DataDir, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.__exit__(None, None, None)
+    forget_generations(data)
+    monkeypatch.setattr(History, "last_generation", refused)
+    with caplog.at_level(logging.WARNING), Engine(data) as restored:
+        assert restored.live.current.generation.number == 1
+    assert "the disk is full" in caplog.text
+
+
+def forget_generations(data: DataDir) -> None:
+    """As where a backup without them is restored."""
+    data.live.unlink()
+    for folder in (data.generations, data.verdicts):
+        shutil.rmtree(folder)
 
 
 def test_the_history_of_a_model_that_an_earlier_version_made_live_begins_with_the_next_swap(

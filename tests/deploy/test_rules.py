@@ -162,9 +162,9 @@ def test_what_a_rule_must_not_do_is_seen(expr: str, fault: str) -> None:
 
 
 def test_recall_may_drop_as_far_as_the_gates_let_it_beyond_the_same_error() -> None:
-    least = {name: re.findall(r"high[^<>]*(?:>= -[\d.]+ )?< -([\d.]+)", EXPRESSIONS[name]) for name in ALERTS}
+    least = {name: re.findall(r"high[^<>]*< -([\d.]+)", EXPRESSIONS[name]) for name in ALERTS}
     assert {float(each) for each in least["EverlookRecallDropped"]} == {RecallLimits().most_drop}
-    collapsed = number("EverlookRecallCollapsed", r"high < -([\d.]+)")
+    (collapsed,) = {float(each) for each in least["EverlookRecallCollapsed"]}
     assert {float(each) for each in least["EverlookRecallFell"]} == {RecallLimits().most_drop, collapsed}
     errors = [
         float(each) for expr in EXPRESSIONS.values() for each in re.findall(r"([\d.]+) \* (?:sqrt|\w+_error)", expr)
@@ -172,13 +172,20 @@ def test_recall_may_drop_as_far_as_the_gates_let_it_beyond_the_same_error() -> N
     assert errors == [Z] * 8
 
 
-def test_a_fall_of_all_wakes_somebody_or_waits_for_the_morning_and_not_both() -> None:
+def test_a_fall_of_all_that_new_categories_may_explain_waits_for_the_morning_however_far_it_is() -> None:
+    """Between two rules of which each ends where the other begins, one that wavers would be raised by neither."""
     page, ticket = (rule["expr"] for rule in ALERTS["EverlookRecallFell"])
-    (beyond,) = re.findall(r"high < -([\d.]+) or", page)
     assert f"< -{RecallLimits().most_drop} unless on (instance) " in page
-    assert f'{{cohort="all"}} >= -{beyond} < -{RecallLimits().most_drop} and on (instance) ' in ticket
+    assert f'{{cohort="all"}} < -{RecallLimits().most_drop} and on (instance) ' in ticket
     (waits,) = re.findall(r"on \(instance\) (sum .*?> 0)", page)
     assert f"on (instance) {waits}" in ticket
+
+
+def test_the_worst_of_the_older_cohorts_wakes_nobody() -> None:
+    page, ticket = ALERTS["EverlookRecallCollapsed"]
+    assert (page["labels"]["severity"], ticket["labels"]["severity"]) == ("page", "ticket")
+    assert f'{{cohort!~"{cohorts.ALL}|{cohorts.WORST_OF_OLDER}"}}' in page["expr"]
+    assert f'{{cohort="{cohorts.WORST_OF_OLDER}"}}' in ticket["expr"]
 
 
 def test_the_report_judges_drift_as_the_alert_does() -> None:

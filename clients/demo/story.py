@@ -93,7 +93,9 @@ class Demo:
         self._figures["gallery"] = len(first.gallery) + len(new.gallery)
         export_model(self._out / "data", self._story.image_size)
         trainer = f"--steps {self._story.steps} --learning-rate 1e-4 --seed {self._story.seed} --poll-s 0.5"
-        with DemoServer(self._out / "data", [f"--trainer-args={trainer}"], self._story.metrics_port) as server:
+        # Often, for a story of minutes: what a swap changed is told by the last measurement before it.
+        options = [f"--trainer-args={trainer}", "--recall-every-s", "15"]
+        with DemoServer(self._out / "data", options, self._story.metrics_port) as server:
             self._say(f"started on {server.target} with {server.started_in_s:.1f} s of preparation", "Server")
             with Client(server.target) as client:
                 self._ingest(client, first)

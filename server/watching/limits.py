@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class WatchLimits:
     """As the settings of the same names."""
 
-    share: float = 0.1
+    share: float = 0.05
     """Of live searches, that is watched."""
     reference: int = 512
     """Queries in the reference window."""

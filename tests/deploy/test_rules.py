@@ -257,7 +257,7 @@ def test_the_docs_say_from_how_many_searches_on_an_alert_of_watched_queries_can_
     windows = number("EverlookQueriesDrifted", r"increase1h >= (\d+)")
     assert searches(windows * limits.window) in paragraph("EverlookQueriesDrifted")
     assert f"searches at the least, {limits.reference / limits.share:,.0f} by default" in text
-    words = {0.1: "one in ten"}[limits.share]
+    words = {0.05: "one in twenty"}[limits.share]
     assert f"`--watch-share`, {words}" in text
 
 

@@ -27,9 +27,14 @@ def test_the_pause_is_as_long_as_the_share_demands(share: float, times: float, m
     assert pauses == pytest.approx([0.25 * times, 0.0, 2.0 * times])
 
 
-def test_time_in_which_the_thread_did_not_run_is_no_work() -> None:
+def test_time_in_which_the_thread_did_not_run_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     pace, pauses = Pace(0.01), list[float]()
-    pace._stop.wait = lambda seconds: bool(pauses.append(seconds))  # type: ignore[assignment,func-returns-value,misc]
+
+    def wait(seconds: float) -> bool:
+        pauses.append(seconds)
+        return False
+
+    monkeypatch.setattr(pace._stop, "wait", wait)
     pace.begin()
     time.sleep(1)
     pace.rest()
